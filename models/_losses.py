@@ -1,0 +1,69 @@
+"""Losses for more than one model. All are computed in float32, whatever autocast made of the input.
+
+Where the truth is NaN the pixel does not count: its value and its gradient are exactly nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Content = Literal["l1", "mse"]
+Adversarial = Literal["bce", "hinge"]
+
+
+def content_loss(kind: Content, prediction: Tensor, truth: Tensor) -> Tensor:
+    """Mean error of the pixels seen in truth; 0 (with a gradient, of zeros) if there are none."""
+    seen = ~truth.isnan()
+    # masked before the error is taken: the slope of |NaN| is NaN, and NaN × 0 stays NaN
+    error = (prediction.float() - truth.float()).where(seen, 0.0)
+    error = error.abs() if kind == "l1" else error.square()
+    return error.sum() / seen.sum().clamp(min=1)
+
+
+def judging_loss(kind: Adversarial, on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """What a discriminator minimises; logits, high for real. The two halves are summed."""
+    on_real, on_fake = on_real.float(), on_fake.float()
+    if kind == "hinge":
+        return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+    return F.softplus(-on_real).mean() + F.softplus(on_fake).mean()  # BCE with logits, 1 and 0
+
+
+def fooling_loss(kind: Adversarial, on_fake: Tensor) -> Tensor:
+    """What a generator minimises: -log D (non-saturating), or minus the logit for hinge."""
+    on_fake = on_fake.float()
+    return -on_fake.mean() if kind == "hinge" else F.softplus(-on_fake).mean()
+
+
+def r1(
+    judge: Callable[[Tensor, Tensor | None], Tensor],
+    real: Tensor,
+    condition: Tensor | None,
+    seen: Tensor,
+) -> Tensor:
+    """Squared norm of judge(real, condition)'s slope in real, over the pixels seen; mean over N.
+
+    Mescheder et al. 2018, Eq. 9, without gamma / 2. real and seen are (N, ...).
+    """
+    with torch.autocast(real.device.type, enabled=False):  # slopes underflow in half precision
+        real = real.detach().float().requires_grad_()
+        (slope,) = torch.autograd.grad(judge(real, condition).sum(), real, create_graph=True)
+        return slope.where(seen, 0.0).square().flatten(1).sum(1).mean()
+
+
+@contextmanager
+def frozen(player: nn.Module) -> Iterator[None]:
+    """What is computed inside asks no gradient of the player; gradients it holds already stay."""
+    free = [p for p in player.parameters() if p.requires_grad]
+    for p in free:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in free:
+            p.requires_grad_(True)

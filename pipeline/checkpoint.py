@@ -1,0 +1,120 @@
+"""Checkpoints: plain data, written whole or not at all, read without running any code in them."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+import models
+from models import Geometry
+from pipeline import atomic, tasks
+from pipeline.errors import UserError
+from pipeline.scaling import Scaling
+from pipeline.settings import RunSettings
+
+FORMAT = "eddy checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a model was trained on, as far as its use later depends on it."""
+
+    store: str
+    manifest_hash: str
+    channels: list[dict[str, Any]]  # name, units, valid range ... of the store
+    train: list[str]
+    attrs: dict[str, Any]  # licence, attribution, projection, pixel_km
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and everything needed to use it or to train on."""
+
+    settings: RunSettings
+    geometry: Geometry
+    scaling: Scaling
+    data: Data
+    weights: dict[str, Any]  # state of the model
+    averaged: dict[str, Any] | None  # state of its moving average, which is what is judged
+    training: dict[str, Any]  # position, optimizers, random numbers: for --resume
+
+    @property
+    def task(self) -> tasks.SuperResolution:
+        training, task = self.settings.training, self.settings.task
+        kind = models.find(self.settings.model_name).TASK
+        return tasks.build(kind, task, training.sequence_length)
+
+    def model(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The model in evaluation mode, with the averaged weights where there are any."""
+        made: nn.Module = models.build(
+            self.settings.model_name, self.geometry, self.settings.model_settings
+        )
+        made.load_state_dict(self.averaged or self.weights)
+        return made.to(device).eval()
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; whatever happens, `path` holds the old one or the new one."""
+    plain = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "settings": checkpoint.settings.model_dump(mode="json"),
+        "geometry": {k: list(v) for k, v in asdict(checkpoint.geometry).items()},
+        "scaling": checkpoint.scaling.plain(),
+        "data": asdict(checkpoint.data),
+        "weights": checkpoint.weights,
+        "averaged": checkpoint.averaged,
+        "training": checkpoint.training,
+    }
+    with atomic.replacing(path) as temporary:
+        torch.save(plain, temporary)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU. Raises UserError for anything else than a checkpoint."""
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint here; run `cli train` first")
+    try:
+        plain = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of eddy")
+    if plain["version"] > FORMAT_VERSION:
+        raise UserError(f"{path}: checkpoint version {plain['version']}; update eddy to read it")
+    try:
+        return Checkpoint(
+            settings=RunSettings(**plain["settings"]),
+            geometry=Geometry(**{k: tuple(v) for k, v in plain["geometry"].items()}),
+            scaling=Scaling.of(plain["scaling"]),
+            data=Data(**plain["data"]),
+            weights=plain["weights"],
+            averaged=plain["averaged"],
+            training=plain["training"],
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: a damaged checkpoint ({error!r})") from None
+
+
+def in_run(run: Path, which: str) -> Path:
+    """checkpoints/<which>.ckpt of a run; `which` may be best, last or epoch-0010.
+
+    Raises UserError naming those that there are.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder; run `cli train --run {run}` first")
+    path = run / "checkpoints" / f"{which}.ckpt"
+    if not path.is_file():
+        have = sorted(p.stem for p in path.parent.glob("*.ckpt"))
+        raise UserError(
+            f"{run}: no checkpoint {which!r}; it has {', '.join(have) if have else 'none'}"
+        )
+    return path

@@ -1,0 +1,90 @@
+"""The files of data_manifest/: small JSON that says what a store and a split are, for git.
+
+One manifest per converted release (its hash names the conversion), one file per split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from pipeline import atomic
+from pipeline.errors import UserError
+from pipeline.store import Store
+
+FOLDER = Path("data_manifest")
+SPLIT_VERSION = 1
+PARTS = ("train", "eval", "test")
+Numbers = Annotated[list[float], Field(min_length=1)]  # one per channel
+
+
+def manifest_file(folder: Path, store: Path) -> Path:
+    return folder / f"{store.stem}.json"
+
+
+def split_file(folder: Path, store: Path) -> Path:
+    return folder / f"{store.stem}.split.json"
+
+
+def digest(value: Any) -> str:
+    """Of plain data; the same whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Statistics(BaseModel, frozen=True, extra="forbid"):
+    """Of the training tracks only, per channel, in the channel's units, missing pixels left out."""
+
+    count: list[int]
+    mean: Numbers
+    std: Numbers
+    min: Numbers
+    max: Numbers
+
+
+class Split(BaseModel, frozen=True, extra="forbid"):
+    """Which whole tracks are for training, for evaluation and for the final test."""
+
+    version: Literal[1] = SPLIT_VERSION
+    store: str  # the store's name, for people
+    manifest_hash: str  # the conversion that it divides
+    selected_by: str  # how the tracks were chosen, in words
+    train: list[str]
+    eval: list[str]
+    test: list[str] = []
+    triplets: dict[str, int]  # per part
+    statistics: Statistics
+
+    def part(self, name: str) -> list[str]:
+        """The ids of one part. Raises UserError when that part is empty."""
+        ids: list[str] = getattr(self, name)
+        if not ids:
+            raise UserError(f"this split has no {name} tracks; run `cli split` with --{name}-ids")
+        return ids
+
+
+def read_split(path: Path, store: Store) -> Split:
+    """The split in `path`. Raises UserError when it is none, or divides another store."""
+    if not path.is_file():
+        raise UserError(f"{path}: no split file; run `cli split {store.path} --eval-ids ...` first")
+    try:
+        split = Split.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path}: not a split file: {where}: {first['msg']}") from None
+    if split.manifest_hash != store.manifest_hash:
+        raise UserError(
+            f"{path}: divides the store {split.store!r} of conversion {split.manifest_hash[:12]}, "
+            f"but {store.path} is conversion {store.manifest_hash[:12]}; "
+            f"run `cli split {store.path} --eval-ids ...` for this store"
+        )
+    return split
+
+
+def write_split(path: Path, split: Split) -> None:
+    atomic.write_json(path, split.model_dump())

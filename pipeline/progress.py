@@ -1,0 +1,88 @@
+"""Progress of long work: a bar with rate and ETA on a terminal, now and then a line in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+LOG_SECONDS = 15.0  # between two lines where there is no terminal
+
+
+class Rate(ProgressColumn):
+    """Units per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.3g} {self.unit}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Yields advance(n=1, note=""); what is done is drawn on standard error."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with logged(console, what, total, unit) as advance:
+            yield advance
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        Rate(unit),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task(what, total=total, note="")
+
+        def advance_bar(n: int = 1, note: str = "") -> None:
+            bar.update(task, advance=n, **({"note": note} if note else {}))
+
+        yield advance_bar
+
+
+@contextmanager
+def logged(console: Console, what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    begun = last = time.monotonic()
+    done = 0
+
+    def line(note: str) -> None:
+        seconds = time.monotonic() - begun
+        rate = done / seconds if seconds > 0 else 0.0
+        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        console.print(
+            f"{what}: {done}/{total} {unit}, {rate:.3g}/s{left}{'  ' + note if note else ''}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        if time.monotonic() - last >= LOG_SECONDS or done == total:
+            last = time.monotonic()
+            line(note)
+
+    yield advance

@@ -1,0 +1,245 @@
+"""Settings of a run: one file (YAML; JSON is YAML), overrides, and the words they may use.
+
+Order of precedence: the defaults here and in the model's own Settings, the file, `--set`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+import models
+from pipeline.errors import UsageError
+from pipeline.tasks import TaskSettings
+
+# The keys of the TempoGAN specification's config.json, where ours lie elsewhere ...
+ALIASES = {
+    "model.upsample_factor": "task.factor",
+    "model.scale_factor": "task.factor",
+    "training.lr_g": "training.lr_of.generator",
+    "training.lr_d": "training.lr_of.discriminators",
+    "training.lambda_content": "model.lambda_content",
+    "training.lambda_adv_s": "model.lambda_adv_s",
+    "training.lambda_adv_t": "model.lambda_adv_t",
+    "training.save_interval": "training.checkpoint_every_epochs",
+    "training.log_interval": "training.log_every_steps",
+    "device": "training.device",
+}
+# ... and those that decide nothing here, each with the reason.
+WITHOUT_EFFECT = {
+    "model.in_channels": "the channels are measured from the store",
+    "model.out_channels": "the channels are measured from the store",
+    "training.data_root": "training reads a store; name it with --store",
+    "training.num_workers": "the loader maps the store and needs no workers",
+    "training.val_interval": "validation runs after every epoch",
+    "training.checkpoint_dir": "checkpoints lie in the run folder; name it with --run",
+    "training.log_dir": "logs lie in the run folder; name it with --run",
+}
+
+
+class DataSettings(BaseModel, frozen=True, extra="forbid"):
+    """Where the data lies."""
+
+    store: Path = Path("data/WP.zarr")
+    split: Path | None = None  # None: data_manifest/<store>.split.json
+
+
+class ScalingSettings(BaseModel, frozen=True, extra="forbid"):
+    """How physical units become numbers near 1."""
+
+    kind: Literal["range", "standard"] = "range"  # range: valid range -> -1..1; standard: z-score
+
+
+class TrainSettings(BaseModel, frozen=True, extra="forbid"):
+    """The training loop, whatever the model."""
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 8  # windows per step
+    patch_size: PositiveInt = 128  # high-resolution pixels; side of a random crop
+    sequence_length: PositiveInt = 3  # frames per window
+    crops_per_window: PositiveInt = 1  # per epoch: more for small data sets
+    augment: bool = True  # one of 8 flips and rotations for all frames of a window
+    accumulate: PositiveInt = 1  # batches per optimizer step
+    lr: PositiveFloat = 2e-4  # Adam, every player
+    lr_of: dict[str, PositiveFloat] = {}  # by player, instead of lr
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    schedule: Literal["constant", "cosine"] = "cosine"  # cosine: to 1 % of lr at the last step
+    clip: NonNegativeFloat = 1.0  # largest gradient norm of a player; 0: off
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the averaged weights; 0: off
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    seed: NonNegativeInt = 0
+    log_every_steps: PositiveInt = 20
+    validation_crops: PositiveInt = 32  # the same ones after every epoch
+    checkpoint_every_epochs: NonNegativeInt = 0  # kept beside last and best; 0: none
+    patience: NonNegativeInt = 0  # epochs without a better validation score; 0: never stop early
+
+
+class RunSettings(BaseModel, frozen=True, extra="forbid"):
+    """Everything that decides a training run."""
+
+    model: dict[str, Any] = {"name": "tempogan"}  # name, and that model's own Settings
+    task: TaskSettings = TaskSettings()
+    data: DataSettings = DataSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    training: TrainSettings = TrainSettings()
+
+    @property
+    def model_name(self) -> str:
+        return str(self.model["name"])
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        return {key: value for key, value in self.model.items() if key != "name"}
+
+
+def load(
+    file: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> tuple[RunSettings, list[str]]:
+    """Read a settings file, apply `KEY=VALUE` overrides, fill in every default.
+
+    Returns the resolved settings and a sentence for each key that has no effect here. Raises
+    UsageError for a file that cannot be read, an unknown key (naming those near it) or a bad value.
+    """
+    flat = dict(flattened(base or {}))
+    notes: list[str] = []
+    origin = "--set"
+    if file is not None:
+        origin = str(file)
+        for key, value in flattened(read(file)):
+            put(flat, key, value, notes)
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        if not sign or not key:
+            raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
+        put(flat, key.strip(), parsed(text, f"--set {item}"), notes)
+    return resolved(nested(flat), origin), notes
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A mapping from a YAML or JSON file. Raises UsageError."""
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{file}: no such settings file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{file}: not readable as YAML or JSON ({reason})") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{file}: holds a {type(value).__name__}; expected sections with settings")
+    return value
+
+
+def parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{where}: {text!r} is not a YAML value") from None
+
+
+def put(flat: dict[str, Any], key: str, value: Any, notes: list[str]) -> None:
+    """Set one key under the name that it has here."""
+    if key in WITHOUT_EFFECT:
+        notes.append(f"{key} has no effect: {WITHOUT_EFFECT[key]}")
+        return
+    flat[ALIASES.get(key, key)] = value
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Leaves of a nested mapping, keys joined by dots."""
+    leaves: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves += flattened(value, f"{prefix}{key}.")
+        else:
+            leaves.append((f"{prefix}{key}", value))
+    return leaves
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"{key}: {section} is a value, not a section")
+        inner[leaf] = value
+    return tree
+
+
+def resolved(tree: dict[str, Any], origin: str) -> RunSettings:
+    """Validated, with the model's own defaults filled in. Raises UsageError."""
+    model = dict(tree.get("model") or {})
+    name = model.pop("name", "tempogan")
+    try:
+        module = models.find(name)
+    except ValueError as error:
+        raise UsageError(f"{origin}: model.name: {error}") from None
+    try:
+        own = module.Settings(**model)
+    except ValidationError as error:
+        raise UsageError(sentence(error, origin, "model.", module.Settings)) from None
+    try:
+        return RunSettings(**{**tree, "model": {"name": name, **own.model_dump(mode="json")}})
+    except ValidationError as error:
+        raise UsageError(sentence(error, origin, "", RunSettings)) from None
+
+
+def sentence(error: ValidationError, origin: str, prefix: str, known: type[BaseModel]) -> str:
+    """All faults of one file in one line, each with what was expected."""
+    faults = []
+    for fault in error.errors():
+        where = [str(part) for part in fault["loc"]]
+        key = prefix + ".".join(where)
+        if fault["type"] == "extra_forbidden":
+            fields = section_fields(known, where[:-1])
+            near = difflib.get_close_matches(where[-1], fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+            faults.append(f"unknown setting {key}; {hint}")
+        else:
+            found = fault.get("input")
+            faults.append(f"{key}: {found!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
+    return f"{origin}: {'; '.join(faults)}"
+
+
+def section_fields(known: type[BaseModel], sections: Sequence[str]) -> list[str]:
+    for section in sections:
+        annotation = known.model_fields[section].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            known = annotation
+    return list(known.model_fields)
+
+
+def differing(a: RunSettings, b: RunSettings) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, with both values."""
+    one = dict(flattened(a.model_dump(mode="json")))
+    two = dict(flattened(b.model_dump(mode="json")))
+    keys = sorted({*one, *two})
+    return {k: (one.get(k), two.get(k)) for k in keys if one.get(k) != two.get(k)}
+
+
+def write(path: Path, settings: RunSettings) -> None:
+    """As YAML, defaults included."""
+    from pipeline import atomic
+
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    with atomic.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,126 @@
+"""One shard file: the whole track in one file of Zarr v3's `sharding_indexed` codec.
+
+Inner chunks one after the other, then the index (offset and length of each, uint64), then the
+index's crc32c. Written here by hand because zarr-python rewrites the whole shard for every frame
+added, and read here by hand because an uncompressed one is a plain strided view of a memory map.
+The format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+
+CRC_BYTES = 4
+ENTRY_BYTES = 16  # offset and length of one inner chunk
+TILE = 128  # pixels; side of a compressed inner chunk: small enough for crops
+ZSTD_LEVEL = 3  # and no shuffle: frames hold few distinct values, shuffling makes them larger
+
+
+def chunk_shape(frame_shape: tuple[int, int, int], codec: str) -> tuple[int, int, int, int]:
+    """Shape of an inner chunk: a whole frame, or a tile of it where compressed."""
+    C, H, W = frame_shape
+    return (1, C, H, W) if codec == "none" else (1, C, min(TILE, H), min(TILE, W))
+
+
+class ShardWriter:
+    """Appends frames (C, H, W) float32 to a new shard file; memory for one frame only."""
+
+    def __init__(self, path: Path, frame_shape: tuple[int, int, int], codec: str) -> None:
+        _, _, self.h, self.w = chunk_shape(frame_shape, codec)
+        self.codec = Zstd(level=ZSTD_LEVEL, checksum=True) if codec == "zstd" else None
+        self.frame_shape = frame_shape
+        self.index: list[tuple[int, int]] = []
+        path.parent.mkdir(parents=True)
+        self.file = path.open("xb")
+
+    def append(self, frame: np.ndarray) -> None:
+        """Raises ValueError for another shape or dtype than the track's."""
+        if frame.shape != self.frame_shape or frame.dtype != np.float32:
+            raise ValueError(f"frame is {frame.shape} {frame.dtype}, expected {self.frame_shape}")
+        for tile in self.tiles(frame):
+            data = np.ascontiguousarray(tile, "<f4")
+            if self.codec is None:
+                crc = struct.pack("<I", google_crc32c.value(data))
+                self.index.append((self.file.tell(), data.nbytes + CRC_BYTES))
+                self.file.write(memoryview(data).cast("B"))
+                self.file.write(crc)
+            else:
+                packed = self.codec.encode(data)
+                self.index.append((self.file.tell(), len(packed)))
+                self.file.write(packed)
+
+    def tiles(self, frame: np.ndarray) -> Iterator[np.ndarray]:
+        """Row by row; beyond the frame's edge a tile is padded with the fill value, NaN."""
+        _, H, W = frame.shape
+        for top in range(0, H, self.h):
+            for left in range(0, W, self.w):
+                tile = frame[:, top : top + self.h, left : left + self.w]
+                short = (self.h - tile.shape[1], self.w - tile.shape[2])
+                if any(short):
+                    pads = ((0, 0), (0, short[0]), (0, short[1]))
+                    tile = np.pad(tile, pads, constant_values=np.nan)
+                yield tile
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self.file:
+            if kind is None:
+                index = np.array(self.index, "<u8").tobytes()
+                self.file.write(index + struct.pack("<I", google_crc32c.value(index)))
+
+
+def read_index(path: Path, chunks: int) -> np.ndarray:
+    """(chunks, 2) uint64: offset and length. Raises ValueError when it fails its checksum."""
+    size = chunks * ENTRY_BYTES + CRC_BYTES
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        if file.tell() < size:
+            raise ValueError(f"{path}: {file.tell()} bytes, too short for {chunks} chunks")
+        file.seek(-size, 2)
+        tail = file.read(size)
+    index, crc = tail[:-CRC_BYTES], struct.unpack("<I", tail[-CRC_BYTES:])[0]
+    if google_crc32c.value(index) != crc:
+        raise ValueError(f"{path}: its index fails its checksum")
+    return np.frombuffer(index, "<u8").reshape(chunks, 2)
+
+
+def mapped(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Memory-map an uncompressed shard: (T, C, H, W) float32, read-only, nothing read yet.
+
+    The offsets come from the shard's own index. Raises ValueError when they are not one frame
+    after the other, as ShardWriter leaves them: then Zarr itself must read it.
+    """
+    frame_bytes = 4 * int(np.prod(shape[1:]))
+    index = read_index(path, shape[0]).astype(np.int64)
+    expected = np.arange(shape[0]) * (frame_bytes + CRC_BYTES)
+    if (index[:, 0] != expected).any() or (index[:, 1] != frame_bytes + CRC_BYTES).any():
+        raise ValueError(f"{path}: frames do not follow one another")
+    raw = np.memmap(path, np.uint8, "r", shape=(shape[0], frame_bytes + CRC_BYTES))
+    return raw[:, :frame_bytes].view("<f4").reshape(shape)
+
+
+def damaged_frames(path: Path, frames: int) -> list[int]:
+    """Frames of an uncompressed shard whose bytes no longer match their crc32c."""
+    bad = []
+    with path.open("rb") as file:
+        for i, (offset, length) in enumerate(read_index(path, frames).tolist()):
+            file.seek(offset)
+            data = file.read(length)
+            crc = struct.unpack("<I", data[-CRC_BYTES:])[0]
+            if len(data) < length or google_crc32c.value(data[:-CRC_BYTES]) != crc:
+                bad.append(i)
+    return bad

@@ -1,0 +1,105 @@
+"""What a source is: raw files as released, seen as tracks of frames still to be read.
+
+One module per raw format; each offers `recognises(path)`, `scan(path)` and `read_frame(frame)`.
+Scanning looks at names and tables only, so that a release of 190,000 files is known in seconds;
+pixels are read later, frame by frame, in whichever process converts the track.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from pipeline.errors import UserError
+
+FORMATS = ("digital_typhoon",)  # tried in this order
+
+
+class FrameError(UserError):
+    """One frame cannot be used: unreadable, or not of its track's form."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of every frame; names and units in CF terms."""
+
+    name: str
+    units: str
+    long_name: str
+    standard_name: str
+    valid_min: float  # outside of valid_min..valid_max a pixel is missing
+    valid_max: float
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """One time step of one track, not yet read."""
+
+    time: np.datetime64  # UTC, whole seconds
+    paths: tuple[Path, ...]  # one file per channel
+    satellite: str = ""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One number per frame from the source's own tables; missing is NaN."""
+
+    values: np.ndarray  # (frames,) float32
+    attrs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RawTrack:
+    """One time-ordered sequence of frames on one grid."""
+
+    id: str
+    frames: tuple[RawFrame, ...]
+    variables: dict[str, Variable] = field(default_factory=dict)  # each one value per frame
+    attrs: dict[str, str | int | float] = field(default_factory=dict)
+    unmatched_frames: int = 0  # frames that the source's tables do not know
+    unmatched_rows: int = 0  # rows of those tables that no frame belongs to
+
+
+@dataclass(frozen=True)
+class Release:
+    """Everything that one scan of a source found."""
+
+    format: str  # the module of pipeline.sources that reads it
+    path: Path
+    attrs: dict[str, str | float]  # title, source, license, attribution ... for the store's root
+    channels: tuple[Channel, ...]
+    tracks: tuple[RawTrack, ...]  # ordered by id
+    problems: tuple[str, ...] = ()  # one sentence for each input that was left out
+
+
+class Format(Protocol):
+    """What every module in FORMATS offers."""
+
+    def recognises(self, path: Path) -> bool: ...
+    def scan(self, path: Path) -> Release: ...
+    def read_frame(self, frame: RawFrame) -> np.ndarray: ...  # (C, H, W) float32, physical units
+
+
+def find(name: str) -> Format:
+    """The module that reads one raw format."""
+    return cast(Format, importlib.import_module(f"pipeline.sources.{name}"))
+
+
+def scan(path: Path) -> Release:
+    """Look through a folder or file of raw data, whatever its format.
+
+    Raises UserError when there is nothing there that any format recognises.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected a tree of raw frames")
+    for name in FORMATS:
+        if find(name).recognises(path):
+            return find(name).scan(path)
+    raise UserError(
+        f"{path}: no raw frames found; expected H5 files named like 2021071900-202107-HMW8-1.h5 "
+        "in it or in its image/ folder"
+    )

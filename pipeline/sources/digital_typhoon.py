@@ -1,0 +1,290 @@
+"""Digital Typhoon (NII, Kitamoto): hourly H5 images and the best track beside them.
+
+A tree is `image/**/YYYYMMDDHH-<id>-<satellite>-<channel>.h5` with `metadata/<id>.csv` or one
+`aux_data.csv`. The id in the *file name* makes the track: folders may be ids or calendar months.
+Releases V1 and V2 hold one infrared channel; V3's further channels would be further `paths` of a
+RawFrame.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError
+from pipeline.sources import Channel, FrameError, RawFrame, RawTrack, Release, Variable
+
+FILE_NAME = re.compile(r"(\d{10})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5")
+DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
+LARGEST_SIDE = 8192  # pixels; a larger declared shape is damage or malice, not an image
+
+INFRARED = Channel(
+    name="infrared",
+    units="K",
+    long_name="brightness temperature of the infrared window channel",
+    standard_name="toa_brightness_temperature",
+    valid_min=150.0,
+    valid_max=330.0,
+)
+ATTRS: dict[str, str | float] = {
+    "title": "Digital Typhoon: hourly infrared images centred on tropical cyclones",
+    "source": "geostationary satellites GMS, GOES-9, MTSAT and Himawari; best track of JMA or BoM",
+    "license": "CC BY 4.0",
+    "attribution": "Digital Typhoon Dataset (National Institute of Informatics), "
+    "doi:10.20783/DIAS.664",
+    "projection": "azimuthal, centred on the storm",
+    "pixel_km": 5.0,
+}
+# csv column -> variable and its attributes. 0 kt stands in the table for "not analysed" below
+# tropical-storm strength; it is kept as it is.
+BEST_TRACK: dict[str, tuple[str, dict[str, str]]] = {
+    "lat": (
+        "latitude",
+        {"standard_name": "latitude", "units": "degrees_north", "long_name": "storm centre"},
+    ),
+    "lng": (
+        "longitude",
+        {"standard_name": "longitude", "units": "degrees_east", "long_name": "storm centre"},
+    ),
+    "pressure": (
+        "central_pressure",
+        {"units": "hPa", "long_name": "central pressure", "comment": "best track"},
+    ),
+    "wind": (
+        "max_wind",
+        {
+            "units": "kt",
+            "long_name": "maximum sustained wind",
+            "comment": "best track; 0 where it gives none (grade 2)",
+        },
+    ),
+    "grade": (
+        "grade",
+        {
+            "units": "1",
+            "long_name": "best-track grade",
+            "comment": "2 tropical depression, 3 tropical storm, 4 severe tropical storm, "
+            "5 typhoon, 6 extratropical, 7 entering the area, 9 storm strength or more",
+        },
+    ),
+    "intp": (
+        "interpolated",
+        {"units": "1", "long_name": "1 where interpolated between 6-hourly best-track points"},
+    ),
+}
+
+
+def recognises(path: Path) -> bool:
+    """True where a file, or any file below a folder, is named like a Digital Typhoon image."""
+    return any(FILE_NAME.fullmatch(p.name) for p in h5_files(path))
+
+
+def h5_files(path: Path) -> Iterator[Path]:
+    """Every .h5 file at or below path (below path/image where that exists), in no fixed order."""
+    if path.is_file():
+        yield path
+        return
+    root = path / "image" if (path / "image").is_dir() else path
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            if name.endswith(".h5") and not name.startswith("."):  # ._x.h5: left by macOS
+                yield Path(folder, name)
+
+
+def scan(path: Path) -> Release:
+    """Group the files at or below `path` into tracks and join the best track.
+
+    Raises UserError when no file name is understood or two files claim one hour of one typhoon.
+    """
+    files: dict[str, dict[np.datetime64, tuple[Path, str]]] = defaultdict(dict)
+    problems, twice = [], []
+    for file in sorted(h5_files(path)):
+        match = FILE_NAME.fullmatch(file.name)
+        if match is None:
+            problems.append(f"{file}: name not understood; expected 2021071900-202107-HMW8-1.h5")
+            continue
+        hour, track, satellite, channel = match.groups()
+        if channel != "1":
+            problems.append(f"{file}: channel {channel}; only channel 1 (infrared) is read yet")
+            continue
+        try:
+            stamp = f"{hour[:4]}-{hour[4:6]}-{hour[6:8]}T{hour[8:]}:00"
+            time = np.datetime64(stamp).astype("datetime64[s]")
+        except ValueError:
+            problems.append(f"{file}: {hour} is not a UTC hour YYYYMMDDHH")
+            continue
+        if time in files[track]:
+            twice.append(f"{files[track][time][0]} and {file}")
+        files[track][time] = (file, satellite)
+    if twice:
+        more = f" (and {len(twice) - 1} more such pairs)" if len(twice) > 1 else ""
+        raise UserError(
+            f"{path}: two files for one hour of one typhoon: {twice[0]}{more}; "
+            "expected one: move one of them away"
+        )
+    if not files:
+        raise UserError(f"{path}: no usable H5 file; {problems[0] if problems else 'it is empty'}")
+
+    tables = BestTracks(path)
+    tracks = []
+    for track in sorted(files):
+        frames = tuple(RawFrame(time, (f,), s) for time, (f, s) in sorted(files[track].items()))
+        rows = tables.rows(track)
+        tracks.append(joined(track, frames, rows))
+    return Release(
+        format="digital_typhoon",
+        path=path,
+        attrs=ATTRS,
+        channels=(INFRARED,),
+        tracks=tuple(tracks),
+        problems=(*problems, *tables.problems),
+    )
+
+
+def joined(track: str, frames: tuple[RawFrame, ...], rows: pd.DataFrame | None) -> RawTrack:
+    """A track with its best-track values; hours without a row are NaN and counted."""
+    attrs: dict[str, str | int | float] = {
+        "season": int(track[:4]),
+        "storm_number": int(track[4:]),
+        **ATTRS,
+    }
+    if rows is None:
+        return RawTrack(track, frames, attrs=attrs, unmatched_frames=len(frames))
+    times = pd.DatetimeIndex([frame.time for frame in frames])
+    found = rows.reindex(times)
+    variables = {
+        name: Variable(found[column].to_numpy(np.float32), dict(about))
+        for column, (name, about) in BEST_TRACK.items()
+    }
+    return RawTrack(
+        track,
+        frames,
+        variables,
+        attrs,
+        unmatched_frames=int((~times.isin(rows.index)).sum()),
+        unmatched_rows=int((~rows.index.isin(times)).sum()),
+    )
+
+
+class BestTracks:
+    """The best-track tables beside a tree: `metadata/<id>.csv`, or one `aux_data.csv` for all.
+
+    They are looked for in the tree and up to two folders above, since `infer` is given
+    `image/<id>` alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path = path.resolve()
+        homes = [path, *list(path.parents)[: 3 if path.is_file() else 2]]
+        self.folder = next((h / "metadata" for h in homes if (h / "metadata").is_dir()), None)
+        tables = (h / name for h in homes for name in ("aux_data.csv", "metadata/aux_data.csv"))
+        self.table = next((t for t in tables if t.is_file()), None)
+        self.problems: list[str] = []
+        self._all: pd.DataFrame | None = None
+
+    def rows(self, track: str) -> pd.DataFrame | None:
+        """Best-track rows of one typhoon, indexed by UTC hour; None where there are none."""
+        if self.folder and (file := self.folder / f"{track}.csv").is_file():
+            return self.parsed(file, self.read(file))
+        if self.table is None:
+            return None
+        if self._all is None:
+            self._all = self.read(self.table)
+            if "id" in self._all:
+                self._all["id"] = self._all["id"].str.strip().str.zfill(6)
+            else:
+                self.problems.append(f"{self.table}: no column 'id'; its rows are left out")
+                self._all["id"] = ""
+        rows = self._all[self._all["id"] == track]
+        return self.parsed(self.table, rows) if len(rows) else None
+
+    def read(self, file: Path) -> pd.DataFrame:
+        try:
+            return pd.read_csv(file, dtype=str, skipinitialspace=True)
+        except (ValueError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            self.problems.append(f"{file}: not a readable CSV table ({reason}); left out")
+            return pd.DataFrame()
+
+    def parsed(self, file: Path, rows: pd.DataFrame) -> pd.DataFrame | None:
+        """Numbers by UTC hour; -1 and empty are missing, and the first of repeated hours counts."""
+        hour = ["year", "month", "day", "hour"]
+        absent = [c for c in [*hour, *BEST_TRACK] if c not in rows]
+        if absent:
+            if len(rows.columns):  # else read() has already said why
+                self.problems.append(f"{file}: no column {', '.join(absent)}; its rows left out")
+            return None
+        times = pd.to_datetime(rows[hour].apply(pd.to_numeric, errors="coerce"), errors="coerce")
+        if times.isna().any():
+            self.problems.append(f"{file}: {times.isna().sum()} rows without a valid date left out")
+        values = rows[list(BEST_TRACK)].apply(pd.to_numeric, errors="coerce")
+        values = values.mask(values == -1).set_index(pd.DatetimeIndex(times))
+        # A latitude or longitude of -1 is a place, not a gap (only AU storms and 1 W come near).
+        for place in ("lat", "lng"):
+            values[place] = pd.to_numeric(rows[place], errors="coerce").to_numpy()
+        values = values[values.index.notna()]
+        return values[~values.index.duplicated()]
+
+
+def read_frame(frame: RawFrame) -> np.ndarray:
+    """Brightness temperature of one time step.
+
+    (C, H, W) float32, kelvin, rows from north to south, values exactly as in the files (nothing
+    is masked here). Raises FrameError, naming the file, for anything that is not one readable 2-D
+    floating-point image per channel.
+    """
+    return np.stack([read_image(path) for path in frame.paths])
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W) float32, kelvin, of one H5 file. Raises FrameError."""
+    try:
+        with h5py.File(path, "r") as file:
+            data = image_dataset(path, file)
+            return np.asarray(data[:], dtype=np.float32)
+    except FrameError:
+        raise
+    except FileNotFoundError:
+        raise FrameError(f"{path}: no such file") from None
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # all that h5py raises on damage
+        raise FrameError(f"{path}: not a readable HDF5 image ({brief(error)})") from error
+
+
+def image_dataset(path: Path, file: h5py.File) -> h5py.Dataset:
+    """The one 2-D floating-point dataset of a file, whatever its name. Raises FrameError."""
+    # Hard links only: an external link would read a file outside of the source.
+    names = [n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)]
+    images = {n: file[n] for n in names if isinstance(file[n], h5py.Dataset) and file[n].ndim == 2}
+    named = [n for n in DATASET_NAMES if n in images]
+    if not named and len(images) != 1:
+        shapes = {n: file[n].shape for n in names if isinstance(file[n], h5py.Dataset)}
+        raise FrameError(
+            f"{path}: holds {shapes or 'no dataset'}; expected one 2-D image "
+            f"({', '.join(DATASET_NAMES)})"
+        )
+    data = images[named[0] if named else next(iter(images))]
+    if data.dtype.kind != "f":
+        raise FrameError(f"{path}: {data.name} is {data.dtype}; expected floating-point kelvin")
+    if not all(0 < side <= LARGEST_SIDE for side in data.shape):
+        raise FrameError(
+            f"{path}: {data.name} is {data.shape}; expected sides of 1 to {LARGEST_SIDE}"
+        )
+    if data.is_virtual or data.external:
+        raise FrameError(f"{path}: {data.name} lies in other files; expected pixels in this one")
+    units = data.attrs.get("units", b"kelvin")
+    units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
+    if not units.lower().startswith("k"):
+        raise FrameError(f"{path}: units are {units!r}; expected kelvin")
+    return data
+
+
+def brief(error: BaseException) -> str:
+    """The telling part of an error of HDF5, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,149 @@
+"""Store -> split file: whole tracks for training, evaluation and test.
+
+The training tracks' statistics are added up here, so that nothing later can look at the others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import manifest, store
+from pipeline.errors import UsageError, UserError
+from pipeline.manifest import Split, Statistics
+from pipeline.store import Store, Track
+
+SEASONS = re.compile(r"(\d{4})-(\d{4})")
+
+
+def split(
+    path: Path,
+    out: Path,
+    *,
+    eval_ids: Sequence[str] = (),
+    test_ids: Sequence[str] = (),
+    eval_fraction: float | None = None,
+    seed: int = 0,
+) -> Split:
+    """Divide the store at `path` and write the split to `out`.
+
+    eval_ids and test_ids: ids, comma lists, seasons `2015-2018`, `@file`. eval_fraction: instead
+    of ids, that share of the remaining tracks, drawn with `seed`. Raises UserError for an unknown
+    id (with its neighbours), an id in two parts, and a part that would be empty.
+    """
+    opened = store.open_store(path)
+    test = chosen(opened.ids, test_ids)
+    if eval_fraction is not None:
+        if eval_ids:
+            raise UsageError("--eval-ids and --eval-fraction: give one of them")
+        evaluated = drawn([id for id in opened.ids if id not in set(test)], eval_fraction, seed)
+        how = f"{eval_fraction:g} of the tracks, seed {seed}"
+    else:
+        evaluated = chosen(opened.ids, eval_ids)
+        how = "ids: " + ",".join(eval_ids)
+    if not evaluated:
+        raise UsageError("no tracks to evaluate on: give --eval-ids or --eval-fraction")
+    if both := sorted(set(evaluated) & set(test)):
+        raise UserError(f"track {', '.join(both)} is asked for both as eval and as test")
+    train = [id for id in opened.ids if id not in {*evaluated, *test}]
+    if not train:
+        raise UserError(
+            f"{path}: no tracks left to train on; all {len(opened.ids)} are eval or test"
+        )
+    parts = {"train": train, "eval": evaluated, "test": test}
+    made = Split(
+        store=path.name,
+        manifest_hash=opened.manifest_hash,
+        selected_by=how,
+        **parts,
+        triplets=triplets(opened, parts),
+        statistics=added([opened.track(id) for id in train]),
+    )
+    manifest.write_split(out, made)
+    return made
+
+
+def chosen(have: Sequence[str], asked: Iterable[str]) -> list[str]:
+    """The ids that a user's words mean, in the store's order. Raises UserError."""
+    wanted: dict[str, None] = {}
+    unknown = []
+    for word in words(asked):
+        if span := SEASONS.fullmatch(word):
+            first, last = span.groups()
+            found = [id for id in have if first <= id[:4] <= last]
+            if first > last:
+                raise UserError(f"{word}: the first season must not be after the last")
+        else:
+            found = [id for id in have if id == word]
+        if not found:
+            unknown.append(word)
+        wanted.update(dict.fromkeys(found))
+    if unknown:
+        raise UserError("; ".join(not_found(word, have) for word in unknown))
+    return [id for id in have if id in wanted]
+
+
+def words(asked: Iterable[str]) -> Iterable[str]:
+    """Commas, white space and @files (one or more words per line, # comments) taken apart."""
+    for item in asked:
+        if item.startswith("@"):
+            file = Path(item[1:])
+            try:
+                lines = file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{file}: cannot be read as a list of ids ({error})") from None
+            yield from words(line.split("#")[0] for line in lines)
+        else:
+            yield from item.replace(",", " ").split()
+
+
+def not_found(word: str, have: Sequence[str]) -> str:
+    if SEASONS.fullmatch(word):
+        seasons = sorted({id[:4] for id in have})
+        return f"no track of seasons {word}; the store has seasons {store.few(seasons)}"
+    near = difflib.get_close_matches(word, have, n=3, cutoff=0.5)
+    return f"no track {word!r}; " + (
+        f"near it: {', '.join(near)}" if near else f"the store has {store.few(have)}"
+    )
+
+
+def drawn(have: Sequence[str], fraction: float, seed: int) -> list[str]:
+    """A random share of the tracks: at least one, never all."""
+    if not 0 < fraction < 1:
+        raise UsageError(f"--eval-fraction {fraction:g}: expected more than 0 and less than 1")
+    if len(have) < 2:
+        raise UserError("fewer than 2 tracks: nothing to set aside; give --eval-ids")
+    count = min(max(1, round(fraction * len(have))), len(have) - 1)
+    return sorted(random.Random(seed).sample(sorted(have), count))
+
+
+def triplets(opened: Store, parts: dict[str, list[str]]) -> dict[str, int]:
+    """How many triplets each part has."""
+    number, _ = opened.triplets()
+    count = np.bincount(number, minlength=len(opened.ids))
+    of = dict(zip(opened.ids, count.tolist(), strict=True))
+    return {part: sum(of[id] for id in ids) for part, ids in parts.items()}
+
+
+def added(tracks: Sequence[Track]) -> Statistics:
+    """Mean, standard deviation and range of all the tracks' usable pixels, per channel."""
+    table = np.stack([np.stack(list(track.statistics.values())) for track in tracks])  # (n, 5, C)
+    count, total, squares = table[:, 0].sum(0), table[:, 1].sum(0), table[:, 2].sum(0)
+    if (count == 0).any():
+        raise UserError(
+            f"the training tracks {store.few([t.id for t in tracks])} hold no usable frame; "
+            "set others aside, or convert with a larger --max-missing"
+        )
+    mean = total / count
+    return Statistics(
+        count=[int(n) for n in count],
+        mean=mean.tolist(),
+        std=np.sqrt(np.maximum(squares / count - np.square(mean), 0)).tolist(),
+        min=np.nanmin(table[:, 3], axis=0).tolist(),
+        max=np.nanmax(table[:, 4], axis=0).tolist(),
+    )

@@ -1,0 +1,326 @@
+"""The store: a Zarr v3 group with one group per track, plus the triplet index.
+
+    WP.zarr/
+      202107/frames    float32 (time, channel, y, x), one shard = the whole track
+             time, channel, latitude ... (time), satellite, missing_fraction, flag, statistics
+      triplets/track, frame   for every valid triplet: which track, and its middle frame
+
+A track is written under a temporary name and renamed when it is whole. The root's attributes are
+written last: a store without them is one whose conversion has not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from pipeline import atomic, shard, windows
+from pipeline.errors import UserError
+
+FORMAT_VERSION = 1
+CODECS = ("none", "zstd")
+TOO_MANY_MISSING, BLANK = 1, 2  # bits of `flag`
+STATISTICS = ("count", "sum", "sum_of_squares", "min", "max")
+CONVENTIONS = "CF-1.11"
+SHARD_FILE = Path("frames/c/0/0/0/0")
+TIME_ATTRS = {
+    "standard_name": "time",
+    "units": "seconds since 1970-01-01 00:00:00",
+    "calendar": "standard",
+}
+
+
+@dataclass(frozen=True)
+class Array:
+    """One small array of a track: values along named dimensions, with CF attributes."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attrs: Mapping[str, Any]
+
+
+class TrackWriter:
+    """Writes one track under a temporary name; `commit` gives it its own.
+
+    Used as a context manager: what was not committed is removed.
+    """
+
+    def __init__(
+        self, store: Path, track: str, frame_shape: tuple[int, int, int], codec: str
+    ) -> None:
+        self.target = store / track
+        self.codec = codec
+        self.frame_shape = frame_shape
+        self.folder = store / f".{track}.{os.getpid()}.tmp"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.writer = shard.ShardWriter(self.folder / SHARD_FILE, frame_shape, codec)
+        self.append = self.writer.append  # one frame (C, H, W) float32
+
+    def commit(
+        self,
+        arrays: Mapping[str, Array],
+        frame_attrs: Mapping[str, Any],
+        attrs: Mapping[str, Any],
+    ) -> None:
+        """Close the shard, describe it, check it, and put it in its place.
+
+        Raises OSError when the disk refuses, ValueError when what was written reads back damaged.
+        """
+        with self.writer:
+            count = len(self.writer.index)
+        grid = shard.chunk_shape(self.frame_shape, self.codec)
+        count //= -(-self.frame_shape[1] // grid[2]) * -(-self.frame_shape[2] // grid[3])
+        if self.codec == "none" and (bad := shard.damaged_frames(self.folder / SHARD_FILE, count)):
+            raise ValueError(f"{self.folder}: frames {bad} read back damaged; is the disk sound?")
+        group = zarr.create_group(self.folder, zarr_format=3, attributes=dict(attrs))
+        whole = tuple(-(-n // c) * c for n, c in zip(self.frame_shape, grid[1:], strict=True))
+        group.create_array(
+            "frames",
+            shape=(count, *self.frame_shape),
+            dtype="<f4",
+            chunks=grid,
+            shards=(count, *whole),
+            compressors=codecs(self.codec),
+            fill_value=float("nan"),
+            dimension_names=("time", "channel", "y", "x"),
+            attributes=dict(frame_attrs),
+        )
+        for name, array in arrays.items():
+            put(group, name, array)
+        for folder, _, files in os.walk(self.folder):
+            for file in files:
+                atomic.sync(Path(folder, file))
+            atomic.sync(Path(folder))
+        shutil.rmtree(self.target, ignore_errors=True)
+        self.folder.rename(self.target)
+        atomic.sync(self.target.parent)
+
+    def __enter__(self) -> TrackWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def codecs(codec: str) -> list[Any]:
+    """The compressors of an inner chunk; either way a flipped byte is found."""
+    if codec == "none":
+        return [Crc32cCodec()]
+    return [ZstdCodec(level=shard.ZSTD_LEVEL, checksum=True)]
+
+
+def put(group: zarr.Group, name: str, array: Array) -> None:
+    """Write one small array whole, as one uncompressed chunk."""
+    values = np.asarray(array.values)
+    text = values.dtype.kind in "UO"
+    made = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=str if text else values.dtype.newbyteorder("<"),
+        chunks=tuple(max(1, n) for n in values.shape),
+        compressors=None,
+        fill_value=float("nan") if values.dtype.kind == "f" else "" if text else 0,
+        dimension_names=array.dims,
+        attributes=dict(array.attrs),
+        config={"write_empty_chunks": True},
+    )
+    made[...] = values
+
+
+def begin(path: Path) -> None:
+    """Make the store's root, or mark an existing one as unfinished until `finish`."""
+    path.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(
+        path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    )
+
+
+def finish(path: Path, tracks: Sequence[str], attrs: Mapping[str, Any]) -> int:
+    """Write what belongs to all tracks: triplet index, metadata in one place, root attributes.
+
+    Returns the number of triplets.
+    """
+    index = [
+        (number, first + 1)
+        for number, track in enumerate(tracks)
+        for first in Track(path, track).windows(3)
+    ]
+    triplets = np.array(index, np.int32).reshape(-1, 2)
+    shutil.rmtree(path / "triplets", ignore_errors=True)
+    group = zarr.create_group(path / "triplets", zarr_format=3)
+    about = {
+        "track": "position in the store's attribute `tracks`",
+        "frame": "index of the middle frame",
+    }
+    for column, name in enumerate(about):
+        put(group, name, Array(("n",), triplets[:, column], {"long_name": about[name]}))
+    with warnings.catch_warnings():
+        # Readers that do not know it simply read each array's own metadata.
+        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        zarr.consolidate_metadata(path)
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"] = {"Conventions": CONVENTIONS, "format_version": FORMAT_VERSION, **attrs}
+    root["attributes"]["tracks"] = list(tracks)
+    atomic.write_json(path / "zarr.json", root)
+    return len(triplets)
+
+
+class Track:
+    """One track of a store, opened lazily; cheap to send to another process."""
+
+    def __init__(self, store: Path, id: str) -> None:
+        self.store, self.id = store, id
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "id": self.id}  # a pickled memory map would carry its data
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        return zarr.open_group(self.store / self.id, mode="r", use_consolidated=False)
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self.group.attrs)
+
+    @cached_property
+    def frames(self) -> Any:
+        """(T, C, H, W) float32, physical units, NaN where missing; sliced like an array.
+
+        A view of the memory-mapped shard where it is uncompressed, else the Zarr array.
+        """
+        array = self.array("frames")
+        if array.shards and array.shards[0] >= array.shape[0] and array.chunks[1:] == self.shape:
+            try:
+                return shard.mapped(self.store / self.id / SHARD_FILE, array.shape)
+            except (ValueError, OSError):
+                return array  # another writer's layout, still valid Zarr
+        return array
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one frame."""
+        C, H, W = self.array("frames").shape[1:]
+        return C, H, W
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """(T,) int64, seconds since 1970, UTC."""
+        return self.values("time")
+
+    @cached_property
+    def flag(self) -> np.ndarray:
+        """(T,) uint8; 0 where a frame is fit for windows."""
+        return self.values("flag")
+
+    @property
+    def step_minutes(self) -> float:
+        return windows.usual_step(self.times) / 60
+
+    @property
+    def satellites(self) -> list[str]:
+        """(T,) the satellite of each frame."""
+        array = self.array("satellite")
+        meanings = str(array.attrs["flag_meanings"]).split()
+        return [meanings[code] for code in np.asarray(array[...])]
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Each (C,) float64, over the pixels that are not missing in frames without a flag."""
+        return dict(zip(STATISTICS, self.values("statistics").T, strict=True))
+
+    def windows(self, length: int) -> np.ndarray:
+        """First frame of every window of that many frames."""
+        return windows.starts(self.times, self.flag == 0, length)
+
+    def values(self, name: str) -> np.ndarray:
+        return np.asarray(self.array(name)[...])
+
+    def has(self, name: str) -> bool:
+        return name in self.group
+
+    def array(self, name: str) -> zarr.Array:
+        array = self.group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store, open for reading."""
+
+    path: Path
+    attrs: Mapping[str, Any]
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.attrs["tracks"])
+
+    @property
+    def manifest_hash(self) -> str:
+        """Names this conversion; splits and runs carry it."""
+        return str(self.attrs["manifest_hash"])
+
+    @property
+    def channels(self) -> list[dict[str, Any]]:
+        """Name, units, long_name, standard_name, valid_min and valid_max of each channel."""
+        return list(self.attrs["channels"])
+
+    def track(self, id: str) -> Track:
+        """Raises UserError for an id that the store does not hold."""
+        if id not in self.ids:
+            raise UserError(f"{self.path}: no track {id!r}; it has {few(self.ids)}")
+        return Track(self.path, id)
+
+    def __iter__(self) -> Iterator[Track]:
+        return (Track(self.path, id) for id in self.ids)
+
+    def triplets(self) -> tuple[np.ndarray, np.ndarray]:
+        """The triplet index: track numbers and middle frames, (n,) int32 each."""
+        group = zarr.open_group(self.path / "triplets", mode="r", use_consolidated=False)
+        track, frame = np.asarray(group["track"]), np.asarray(group["frame"])
+        return track, frame
+
+
+def open_store(path: Path) -> Store:
+    """Open a finished store.
+
+    Raises UserError when there is none, its conversion has not finished, or a newer eddy wrote it.
+    """
+    file = path / "zarr.json"
+    if not file.is_file():
+        raise UserError(f"{path}: no store here; run `cli convert SOURCE {path}` first")
+    try:
+        attrs = json.loads(file.read_text())["attributes"]
+        version = attrs.get("format_version")
+    except (ValueError, KeyError, AttributeError):
+        raise UserError(f"{file}: not the metadata of a Zarr v3 group") from None
+    if version is None:
+        raise UserError(
+            f"{path}: not a finished store of eddy (its root has no format version); "
+            f"if a conversion was interrupted, run `cli convert SOURCE {path}` again"
+        )
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: store format {version}, this eddy reads up to {FORMAT_VERSION}; "
+            "update eddy or convert again"
+        )
+    return Store(path, attrs)
+
+
+def few(ids: Sequence[str], most: int = 8) -> str:
+    """A list for a sentence: the first ids, and how many more."""
+    return ", ".join(ids[:most]) + (f" ... ({len(ids)} in all)" if len(ids) > most else "")
