@@ -157,6 +157,8 @@ class Model(nn.Module):
             raise ValueError(f"y is {H} by {W} pixels; the discriminators need 16 by 16")
         if weights["temporal"] and T < 2:
             raise ValueError(f"a window of {T} frame has no change to judge: set lambda_adv_t to 0")
+        if settings.consistent and not geometry.block_means:
+            raise ValueError("consistent: true needs x to be area means of y; set it to false")
         self.settings = settings
         self.scale = scale
         self.weights = {name: weight for name, weight in weights.items() if weight}

@@ -66,7 +66,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "settings": checkpoint.settings.model_dump(mode="json"),
-        "geometry": {k: list(v) for k, v in asdict(checkpoint.geometry).items()},
+        "geometry": asdict(checkpoint.geometry),
         "scaling": checkpoint.scaling.plain(),
         "data": asdict(checkpoint.data),
         "weights": checkpoint.weights,
@@ -93,7 +93,7 @@ def load(path: Path) -> Checkpoint:
     try:
         return Checkpoint(
             settings=RunSettings(**plain["settings"]),
-            geometry=Geometry(**{k: tuple(v) for k, v in plain["geometry"].items()}),
+            geometry=Geometry(**plain["geometry"]),
             scaling=Scaling.of(plain["scaling"]),
             data=Data(**plain["data"]),
             weights=plain["weights"],

@@ -324,7 +324,7 @@ def is_blank(frame: np.ndarray) -> bool:
     """At most two distinct values, or more than half of the pixels at the minimum."""
     low, high = frame.min(), frame.max()
     at_low = np.count_nonzero(frame == low)
-    return at_low > frame.size / 2 or at_low + np.count_nonzero(frame == high) >= frame.size
+    return bool(at_low > frame.size / 2 or at_low + np.count_nonzero(frame == high) >= frame.size)
 
 
 @dataclass

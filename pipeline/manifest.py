@@ -17,7 +17,6 @@ from pipeline.errors import UserError
 from pipeline.store import Store
 
 FOLDER = Path("data_manifest")
-SPLIT_VERSION = 1
 PARTS = ("train", "eval", "test")
 Numbers = Annotated[list[float], Field(min_length=1)]  # one per channel
 
@@ -49,7 +48,7 @@ class Statistics(BaseModel, frozen=True, extra="forbid"):
 class Split(BaseModel, frozen=True, extra="forbid"):
     """Which whole tracks are for training, for evaluation and for the final test."""
 
-    version: Literal[1] = SPLIT_VERSION
+    version: Literal[1] = 1
     store: str  # the store's name, for people
     manifest_hash: str  # the conversion that it divides
     selected_by: str  # how the tracks were chosen, in words

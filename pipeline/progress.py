@@ -58,7 +58,9 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
         task = bar.add_task(what, total=total, note="")
 
         def advance_bar(n: int = 1, note: str = "") -> None:
-            bar.update(task, advance=n, **({"note": note} if note else {}))
+            bar.update(task, advance=n)
+            if note:
+                bar.update(task, note=note)
 
         yield advance_bar
 

@@ -48,7 +48,8 @@ class Scaling:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Scaling:
-        return cls(**{k: tuple(v) if k != "kind" else v for k, v in plain.items()})
+        numbers = (tuple(plain[key]) for key in ("centre", "scale", "neutral"))
+        return cls(plain["kind"], *numbers)
 
 
 def column(numbers: tuple[float, ...], like: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class ShardWriter:
             if self.codec is None:
                 crc = struct.pack("<I", google_crc32c.value(data))
                 self.index.append((self.file.tell(), data.nbytes + CRC_BYTES))
-                self.file.write(memoryview(data).cast("B"))
+                self.file.write(data.data.cast("B"))
                 self.file.write(crc)
             else:
                 packed = self.codec.encode(data)

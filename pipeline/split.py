@@ -60,7 +60,9 @@ def split(
         store=path.name,
         manifest_hash=opened.manifest_hash,
         selected_by=how,
-        **parts,
+        train=train,
+        eval=evaluated,
+        test=test,
         triplets=triplets(opened, parts),
         statistics=added([opened.track(id) for id in train]),
     )

@@ -205,7 +205,8 @@ class Track:
         array = self.array("frames")
         if array.shards and array.shards[0] >= array.shape[0] and array.chunks[1:] == self.shape:
             try:
-                return shard.mapped(self.store / self.id / SHARD_FILE, array.shape)
+                shape = (array.shape[0], *self.shape)
+                return shard.mapped(self.store / self.id / SHARD_FILE, shape)
             except (ValueError, OSError):
                 return array  # another writer's layout, still valid Zarr
         return array

@@ -64,7 +64,11 @@ class SuperResolution:
         f = self.settings.factor
         if H % f or W % f:
             raise UserError(f"{H}x{W} pixels cannot be coarsened {f} times; {f} must divide both")
-        return Geometry(x=(self.window, C, H // f, W // f), y=(self.window, C, H, W))
+        return Geometry(
+            x=(self.window, C, H // f, W // f),
+            y=(self.window, C, H, W),
+            block_means=self.settings.coarsening == "area",
+        )
 
 
 def build(kind: str, settings: TaskSettings, window: int) -> SuperResolution:

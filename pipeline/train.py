@@ -1,0 +1,441 @@
+"""The one training loop, whatever the model.
+
+Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, checkpoints/.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+import models
+from models import Model
+from pipeline import checkpoint, manifest, scaling, store, tasks
+from pipeline import settings as run_settings
+from pipeline.checkpoint import Checkpoint, Data
+from pipeline.errors import UserError
+from pipeline.loader import Loader, fixed_crops
+from pipeline.metrics import Errors
+from pipeline.progress import progress
+from pipeline.runlog import Log, open_log
+from pipeline.scaling import Scaling
+from pipeline.settings import RunSettings, TrainSettings
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+LAST_LR = 0.01  # of the first, at the end of a cosine schedule
+# What may change when a run goes on; anything else would make it another run.
+MAY_CHANGE = {
+    "data.store",
+    "data.split",
+    "training.epochs",
+    "training.device",
+    "training.log_every_steps",
+    "training.checkpoint_every_epochs",
+    "training.patience",
+}
+Batch = tuple[Tensor, Tensor]  # x, y: (B, T, C, H, W), normalised
+
+
+@dataclass
+class Position:
+    """Where a training stands."""
+
+    epoch: int = 0  # of the next step
+    batch: int = 0  # of the next step, within its epoch
+    step: int = 0  # steps done
+    best: float = math.inf  # validation RMSE, physical units
+    best_epoch: int = -1
+    stale_epochs: int = 0  # since the best
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to, for the screen."""
+
+    run: Path
+    position: Position
+    scores: dict[str, float]  # of the last validation: model and baseline RMSE
+    stopped: str  # "" when all epochs are done, else why not
+
+
+def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
+    """Train into the run folder; with `resume`, go on from its last checkpoint.
+
+    Raises UserError for a split of another store, settings that do not fit the data, a run folder
+    that already holds a training (without `resume`) or another model's (with it).
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    old = checkpoint.load(last) if resume else None
+    if old:
+        refuse_other_run(old, settings, last)
+    elif last.exists():
+        raise UserError(f"{run}: already holds a training; add --resume, or choose another --run")
+
+    trainer = Trainer.of(settings, run)
+    if old:
+        trainer.restore(old, last)
+    else:
+        run.mkdir(parents=True, exist_ok=True)
+        run_settings.write(run / "settings.yaml", settings)
+    with open_log(run, trainer.position.step) as log, told_to_stop() as stopping:
+        return trainer.fit(log, stopping)
+
+
+def refuse_other_run(old: Checkpoint, settings: RunSettings, path: Path) -> None:
+    if old.settings.model_name != settings.model_name:
+        raise UserError(
+            f"{path}: checkpoint of the model {old.settings.model_name}, "
+            f"not of {settings.model_name}; train that into another --run"
+        )
+    other = run_settings.differing(old.settings, settings)
+    if changed := {k: v for k, v in other.items() if k not in MAY_CHANGE}:
+        told = "; ".join(f"{k} was {was}, now {now}" for k, (was, now) in changed.items())
+        raise UserError(f"{path}: --resume cannot change {told}; train that into another --run")
+
+
+@dataclass
+class Trainer:
+    """Everything of one training that changes while it runs, and what it needs."""
+
+    settings: RunSettings
+    run: Path
+    fabric: Fabric
+    task: tasks.SuperResolution
+    scaling: Scaling
+    geometry: models.Geometry
+    data: Data
+    loader: Loader
+    validation: Tensor  # (n, T, C, h, w), physical units
+    peak: float  # physical units; the range of the validation's PSNR
+    model: Any  # an nn.Module and a Model
+    optimizers: dict[str, Optimizer]
+    averaged: AveragedModel | None
+    position: Position = field(default_factory=Position)
+
+    @classmethod
+    def of(cls, settings: RunSettings, run: Path) -> Trainer:
+        """Open the data, build the model. Raises UserError where they do not fit."""
+        t = settings.training
+        opened = store.open_store(settings.data.store)
+        split = manifest.read_split(
+            settings.data.split or manifest.split_file(manifest.FOLDER, settings.data.store), opened
+        )
+        train_tracks = [opened.track(id) for id in split.part("train")]
+        eval_tracks = [opened.track(id) for id in split.part("eval")]
+        task = tasks.build(models.find(settings.model_name).TASK, settings.task, t.sequence_length)
+        loader = Loader(
+            train_tracks,
+            window=task.window,
+            patch=t.patch_size,
+            batch=t.batch_size,
+            crops_per_window=t.crops_per_window,
+            augment=t.augment,
+            seed=t.seed,
+        )
+        geometry = task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size))
+        scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
+        fabric = make_fabric(t)
+        torch.manual_seed(t.seed)
+        try:
+            model = models.build(settings.model_name, geometry, settings.model_settings)
+        except ValueError as error:
+            raise UserError(f"model {settings.model_name}: {error}") from None
+        model = fabric.to_device(model)
+        players = model.players()
+        if unknown := sorted(set(t.lr_of) - set(players)):
+            raise UserError(
+                f"training.lr_of: {settings.model_name} has no {', '.join(unknown)}; "
+                f"it has {', '.join(players)}"
+            )
+        optimizers = {
+            name: Adam(net.parameters(), lr=t.lr_of.get(name, t.lr), betas=(t.beta1, t.beta2))
+            for name, net in players.items()
+        }
+        first = opened.channels[0]
+        return cls(
+            settings=settings,
+            run=run,
+            fabric=fabric,
+            task=task,
+            scaling=scale,
+            geometry=geometry,
+            data=Data(
+                store=opened.path.name,
+                manifest_hash=opened.manifest_hash,
+                channels=opened.channels,
+                train=list(split.train),
+                attrs={
+                    key: opened.attrs[key]
+                    for key in ("title", "license", "attribution", "projection", "pixel_km")
+                    if key in opened.attrs
+                },
+            ),
+            loader=loader,
+            validation=fixed_crops(
+                eval_tracks,
+                window=task.scored_window,
+                patch=t.patch_size,
+                count=t.validation_crops,
+            ),
+            peak=first["valid_max"] - first["valid_min"],
+            model=model,
+            optimizers={n: set_up(fabric, o) for n, o in optimizers.items()},
+            averaged=average(model, t.ema) if t.ema else None,
+        )
+
+    def fit(self, log: Log, stopping: Callable[[], bool]) -> Trained:
+        """Train from the present position to the last epoch, or until told to stop."""
+        t, at = self.settings.training, self.position
+        per_epoch = steps_per_epoch(self.loader, t)
+        total = t.epochs * per_epoch
+        scores: dict[str, float] = {}
+        rates: dict[str, float] = {}
+        with progress("train", total - at.step, "steps") as advance:
+            while at.epoch < t.epochs:
+                if t.patience and at.stale_epochs >= t.patience:
+                    return Trained(self.run, at, scores, f"no better for {t.patience} epochs")
+                batches = self.batches(at.epoch, at.batch)
+                while micro := list(islice(batches, t.accumulate)):
+                    rates = self.set_rates(at.step / total)
+                    parts = update(self.fabric, self.model, self.optimizers, micro, at.step, t.clip)
+                    if self.averaged:
+                        self.averaged.update_parameters(self.model)
+                    at.step += 1
+                    at.batch += len(micro)
+                    log.add(parts)
+                    if at.step % t.log_every_steps == 0:
+                        log.flush(at.step, at.epoch, rates)
+                    advance()
+                    if stopping():
+                        self.save("last")
+                        log.flush(at.step, at.epoch, rates)
+                        return Trained(self.run, at, scores, "told to stop; --resume goes on")
+                at.epoch, at.batch = at.epoch + 1, 0
+                scores = self.validate()
+                log.flush(at.step, at.epoch, rates)
+                log.validated(scores, at.step, at.epoch)
+                advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
+                self.keep(scores["model"])
+        return Trained(self.run, at, scores, "")
+
+    def set_rates(self, done: float) -> dict[str, float]:
+        """Set each player's learning rate for the next step; `done` is the fraction trained."""
+        t = self.settings.training
+        cosine = LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        rates = {}
+        for name, optimizer in self.optimizers.items():
+            rates[f"lr/{name}"] = t.lr_of.get(name, t.lr) * (
+                cosine if t.schedule == "cosine" else 1.0
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rates[f"lr/{name}"]
+        return rates
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The rest of an epoch as normalised (x, y); only whole optimizer steps."""
+        end = steps_per_epoch(self.loader, self.settings.training)
+        end *= min(self.settings.training.accumulate, len(self.loader))
+        for frames in islice(self.loader.epoch(epoch, start), end - start):
+            yield self.problem(frames)
+
+    def problem(self, frames: Tensor) -> Batch:
+        x, y = self.task.split(self.fabric.to_device(frames))
+        return self.scaling.fill(self.scaling.normalise(x)), self.scaling.normalise(y)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """RMSE in physical units on the fixed crops: of the model, and of each baseline."""
+        judged = (self.averaged.module if self.averaged else self.model).eval()
+        baselines = self.task.baselines()
+        sums = {name: Errors() for name in ("model", *baselines)}
+        for frames in self.validation.split(self.settings.training.batch_size):
+            _, truth = self.task.split(self.fabric.to_device(frames))
+            x, _ = self.problem(frames)
+            with self.fabric.autocast():
+                guess = judged(x).float()
+            answers = {"model": self.scaling.restore(guess)}
+            answers |= {name: self.scaling.restore(of(x)) for name, of in baselines.items()}
+            for name, answer in answers.items():
+                sums[name] += Errors.of(answer, truth, self.peak)
+        self.model.train()
+        return {name: each.scores()["rmse"] for name, each in sums.items()}
+
+    def keep(self, score: float) -> None:
+        """After an epoch: note whether it is the best so far, and write the checkpoints."""
+        at = self.position
+        better = score < at.best
+        if better:
+            at.best, at.best_epoch, at.stale_epochs = score, at.epoch, 0
+        else:
+            at.stale_epochs += 1
+        every = self.settings.training.checkpoint_every_epochs
+        kept = f"epoch-{at.epoch:04d}" if every and at.epoch % every == 0 else None
+        for name in filter(None, ("best" if better else None, kept, "last")):
+            self.save(name)
+
+    def save(self, name: str) -> None:
+        precision = self.fabric.strategy.precision
+        state = Checkpoint(
+            settings=self.settings,
+            geometry=self.geometry,
+            scaling=self.scaling,
+            data=self.data,
+            weights=self.model.state_dict(),
+            averaged=self.averaged.module.state_dict() if self.averaged else None,
+            training={
+                "position": vars(self.position).copy(),
+                "optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
+                "averaged": int(self.averaged.n_averaged) if self.averaged else 0,
+                "scaler": dict(precision.state_dict()),
+                "random": random_state(),
+            },
+        )
+        checkpoint.save(self.run / "checkpoints" / f"{name}.ckpt", state)
+
+    def restore(self, old: Checkpoint, path: Path) -> None:
+        """Stand exactly where the checkpoint was written."""
+        if old.data.manifest_hash != self.data.manifest_hash or old.data.train != self.data.train:
+            raise UserError(
+                f"{path}: trained on another store or split than {self.settings.data.store}; "
+                "resume with the same ones"
+            )
+        state = old.training
+        self.model.load_state_dict(old.weights)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.averaged and old.averaged:
+            self.averaged.module.load_state_dict(old.averaged)
+            self.averaged.n_averaged.fill_(state["averaged"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        set_random_state(state["random"])
+        self.position = Position(**state["position"])
+
+
+def update(
+    fabric: Fabric,
+    model: Model,
+    optimizers: dict[str, Optimizer],
+    batches: Sequence[Batch],
+    step: int,
+    clip: float,
+) -> dict[str, Tensor]:
+    """One step of every player, over the gradients of all the batches; returns what to log.
+
+    A regressor yields one loss per batch, a GAN one per player: the loop need not know which. A
+    player is stepped at the last batch, before the model goes on to the next player.
+    """
+    parts: dict[str, Tensor] = {}
+    for number, (x, y) in enumerate(batches):
+        for player, loss, logged in autocast(fabric, model.losses(x, y, step)):
+            fabric.backward(loss / len(batches))
+            parts |= logged  # still on the device: no host synchronisation here
+            if number == len(batches) - 1:
+                optimizer = optimizers[player]
+                if clip:
+                    net = model.players()[player]
+                    fabric.clip_gradients(net, optimizer, max_norm=clip, error_if_nonfinite=False)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+    return parts
+
+
+def autocast(fabric: Fabric, losses: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each computed under the run's precision; the backward passes are not."""
+    while True:
+        with fabric.autocast():
+            item = next(losses, None)
+        if item is None:
+            return
+        yield item
+
+
+def make_fabric(t: TrainSettings) -> Fabric:
+    """One device. Raises UserError for one that is not there."""
+    kind, _, number = t.device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
+        raise UserError(f"training.device {t.device!r}: expected auto, cpu, cuda or cuda:1")
+    try:
+        return Fabric(
+            accelerator=kind,
+            devices=[int(number)] if number else 1,
+            precision=PRECISIONS[t.precision],  # type: ignore[arg-type]  # a plain str is a Literal
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"training.device {t.device}: not usable here ({reason})") from None
+
+
+def steps_per_epoch(loader: Loader, t: TrainSettings) -> int:
+    return max(1, len(loader) // t.accumulate)
+
+
+def set_up(fabric: Fabric, optimizer: Optimizer) -> Any:
+    wrapped = fabric.setup_optimizers(optimizer)
+    assert not isinstance(wrapped, tuple)  # one in, one out
+    return wrapped
+
+
+def average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights, as of the first step free of their start.
+
+    The decay grows from 0.1 with the steps, as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    @torch.no_grad()
+    def blend(old: Sequence[Tensor], new: Sequence[Tensor], count: Tensor) -> None:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        for a, b in zip(old, new, strict=True):
+            if a.is_floating_point():
+                a.lerp_(b, 1 - kept)
+            else:
+                a.copy_(b)
+
+    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)  # type: ignore[arg-type]
+
+
+def random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Yields a question: has SIGTERM (or Ctrl-C) come? The step under way is finished first."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[signal.Signals(number)])  # a second one stops at once
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        signal.signal(number, ask)
+    try:
+        yield lambda: asked
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+
+
+def told(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
