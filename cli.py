@@ -1,0 +1,328 @@
+"""The command line: one command per stage. Parses, calls the stage, prints. No logic."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+import models
+import pipeline
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parent
+for package in (models, pipeline):
+    if Path(str(package.__file__)).resolve().parent.parent != ROOT:
+        sys.exit(
+            f"'{package.__name__}' was imported from {package.__file__}, not from {ROOT}: another "
+            "project has a package of the same name. Install eddy in an environment of its own."
+        )
+
+MANY = 30  # rows of a table or list on the screen; the manifest has them all
+SKIPPED = 3  # exit code: finished, with inputs left out
+INTERRUPTED = 130
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+class Group(TyperGroup):
+    """Turns a user's mistake into one sentence and an exit code; our own defects keep a trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            fail(str(error), error.code)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            fail(on_disk(error), 1)
+        except KeyboardInterrupt:
+            fail("stopped; what is finished is kept: run the same command again", INTERRUPTED)
+
+
+def fail(sentence: str, code: int) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        "[bold red]Error:[/]", sentence.replace("[", r"\[")
+    )
+    raise typer.Exit(code)
+
+
+def on_disk(error: OSError) -> str:
+    """What the operating system refused, where, and the way out."""
+    where = f"{error.filename}: " if error.filename else ""
+    ways = {
+        errno.ENOSPC: "free some space and run the same command again; what is finished is kept",
+        errno.EDQUOT: "free some space and run the same command again; what is finished is kept",
+        errno.EACCES: "choose a place that you may write to",
+        errno.EROFS: "choose a place that you may write to",
+    }
+    way = ways.get(error.errno or 0)
+    return f"{where}{(error.strerror or str(error)).lower()}" + (f"; {way}" if way else "")
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="From raw weather-satellite files to trained spatio-temporal models, through one Zarr "
+    "store: convert, split, train, evaluate, infer. Try `cli demo` first.",
+)
+
+ManifestDir = Annotated[Path, typer.Option(help="Folder of manifests and splits.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Which = Annotated[str, typer.Option("--checkpoint", help="best, last, or as in epoch-0010.")]
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Tree of raw H5 files.")] = Path("data/WP"),
+    target: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
+    codec: Annotated[
+        Literal["none", "zstd"],
+        typer.Option(help="none: training maps the files; zstd: a third of the disk, slower."),
+    ] = "none",
+    max_missing: Annotated[
+        float, typer.Option(min=0, help="A frame with a larger fraction missing is in no window.")
+    ] = 0.01,
+    valid_min: Annotated[
+        float | None, typer.Option(help="Lower is missing. Default: 150 K.")
+    ] = None,
+    valid_max: Annotated[
+        float | None, typer.Option(help="Higher is missing. Default: 330 K.")
+    ] = None,
+    ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one per core.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable file.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be converted.")] = False,
+    manifest_dir: ManifestDir = Path("data_manifest"),
+) -> None:
+    """Convert a raw tree into a store; once per dataset release. Run again to go on or update.
+
+    Example: cli convert data/WP data/WP.zarr
+    """
+    from pipeline import convert as stage
+
+    chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
+    if dry_run:
+        planned(source, chosen)
+        return
+    settings = stage.ConvertSettings(
+        codec=codec, max_missing=max_missing, valid_min=valid_min, valid_max=valid_max
+    )
+    done = stage.convert(
+        source,
+        target,
+        settings,
+        manifests=manifest_dir,
+        ids=chosen,
+        workers=workers,
+        strict=strict,
+    )
+    columns = ("frames", "start", "end", "step_minutes", "satellites", "gaps", "too_many_missing")
+    table = Table("track", *columns, "blank", "no best track", "triplets", title=str(target))
+    for id, record in list(done.records.items())[:MANY]:
+        shown = {
+            **record,
+            "gaps": len(record["gaps"]),
+            "satellites": " ".join(record["satellites"]),
+        }
+        table.add_row(
+            id,
+            *(brief(shown[c]) for c in columns),
+            str(record["blank"]),
+            str(record["frames_without_best_track"]),
+            str(record["triplets"]),
+        )
+    console.print(table)
+    more = len(done.records) - MANY
+    frames = sum(record["frames"] for record in done.records.values())
+    console.print(
+        (f"... and {more} more tracks. " if more > 0 else "")
+        + f"{len(done.records)} tracks, {frames} frames, {done.triplets} triplets"
+        + (f"; {len(done.reused)} tracks were done before" if done.reused else "")
+        + (f"; {len(done.kept)} kept that this source does not have" if done.kept else "")
+    )
+    console.print(f"Store     {done.store}\nManifest  {done.manifest}")
+    finish_with(done.problems)
+
+
+def planned(source: Path, ids: list[str]) -> None:
+    from pipeline import convert as stage
+    from pipeline import sources
+
+    release = stage.selected(sources.scan(source), ids)
+    table = Table("track", "files", "first", "last", "rows without file", title=str(source))
+    for raw in release.tracks[:MANY]:
+        first, last = raw.frames[0].time, raw.frames[-1].time
+        table.add_row(raw.id, str(len(raw.frames)), *map(brief, (first, last, raw.unmatched_rows)))
+    console.print(table)
+    frames = sum(len(raw.frames) for raw in release.tracks)
+    console.print(
+        f"{len(release.tracks)} tracks, {frames} files; uncompressed about {frames / 1024:.1f} GiB "
+        "for frames of 512x512. Nothing was written."
+    )
+    finish_with(list(release.problems))
+
+
+@app.command()
+def split(
+    path: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
+    eval_ids: Annotated[
+        list[str] | None,
+        typer.Option(help="Typhoons to set aside: 202107,202110, seasons 2015-2018, or @file."),
+    ] = None,
+    test_ids: Annotated[
+        list[str] | None, typer.Option(help="Typhoons for the final test; as --eval-ids.")
+    ] = None,
+    eval_fraction: Annotated[
+        float | None, typer.Option(help="Instead of ids: this share of the typhoons, at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
+    ] = None,
+    manifest_dir: ManifestDir = Path("data_manifest"),
+) -> None:
+    """Set whole typhoons aside, and add up the statistics of the training ones.
+
+    Example: cli split data/WP.zarr --eval-ids 202107,2018-2019
+    """
+    from pipeline import manifest
+    from pipeline import split as stage
+
+    file = out or manifest.split_file(manifest_dir, path)
+    made = stage.split(
+        path,
+        file,
+        eval_ids=eval_ids or (),
+        test_ids=test_ids or (),
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    table = Table("part", "tracks", "triplets", "ids", title=str(file))
+    for part in manifest.PARTS:
+        ids = getattr(made, part)
+        table.add_row(part, str(len(ids)), str(made.triplets[part]), listed(ids))
+    console.print(table)
+    for mean, std in zip(made.statistics.mean, made.statistics.std, strict=True):
+        console.print(f"Training tracks: mean {mean:.2f}, standard deviation {std:.2f}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="Settings, YAML or JSON.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Default: data/WP.zarr.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-TIME.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE over the file, as in training.batch_size=8."),
+    ] = None,
+) -> None:
+    """Train a model into a run folder. SIGTERM or Ctrl-C saves and stops; --resume goes on.
+
+    Example: cli train configs/tempogan.yaml --store data/WP.zarr --run runs/first
+    """
+    from pipeline import settings as run_settings
+    from pipeline import train as stage
+    from pipeline.errors import UsageError
+
+    base = None
+    if resume:
+        if run is None:
+            raise UsageError("--resume: say which run with --run DIR")
+        base = run_settings.read(run / "settings.yaml")
+    settings, notes = run_settings.load(config, set_ or (), base)
+    settings = run_settings.located(settings, store, split)
+    for note in notes:
+        console.print(f"Note: {note}")
+    run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    done = stage.train(settings, run, resume=resume)
+    at = done.position
+    console.print(
+        f"{at.step} steps, {at.epoch} epochs"
+        + (f"; {done.stopped}" if done.stopped else "")
+        + (
+            f". Best validation RMSE {at.best:.3f} after epoch {at.best_epoch}"
+            if at.best_epoch > 0
+            else ""
+        )
+    )
+    console.print(f"Run       {run}\nNext      cli evaluate {run}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
+    checkpoint: Which = "best",
+    store: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
+    split: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a run on whole tracks that it has not seen, with the baseline beside it.
+
+    Example: cli evaluate runs/first --on test
+    """
+    from pipeline import evaluate as stage
+
+    done = stage.evaluate(
+        run, on=on, which=checkpoint, store_path=store, split_path=split, device=device
+    )
+    console.print(score_table(done))
+    left_out = f"; {done.left_out} flagged frames left out" if done.left_out else ""
+    console.print(
+        f"{done.frames} frames{left_out}. PSNR and SSIM range: {done.peak:g} {done.units['rmse']}"
+    )
+    console.print(f"Scores    {done.file}")
+
+
+def score_table(done: Any) -> Table:
+    names = list(done.units)
+    table = Table("track", "method", *(f"{n} [{done.units[n]}]".replace("[", r"\[") for n in names))
+    for id, rows in [*list(done.tracks.items())[:MANY], ("all", done.rows)]:
+        for row, scores in rows.items():
+            table.add_row(id, row, *(f"{scores[n]:.4g}" for n in names))
+        table.add_section()
+    return table
+
+
+def finish_with(problems: list[str]) -> None:
+    """Name the inputs that were left out; exit 3 when there are any."""
+    for problem in problems[:MANY]:
+        console.print("[yellow]Left out:[/]", problem.replace("[", r"\["))
+    if len(problems) > MANY:
+        console.print(f"... and {len(problems) - MANY} more")
+    if problems:
+        raise typer.Exit(SKIPPED)
+
+
+def listed(ids: list[str]) -> str:
+    return " ".join(ids[:8]) + (" ..." if len(ids) > 8 else "")
+
+
+def brief(value: object) -> str:
+    """For a cell: times without seconds, numbers without needless digits."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text[:13].replace("T", " ") + "h" if text[4:5] == "-" and "T" in text else text
+
+
+if __name__ == "__main__":
+    app()

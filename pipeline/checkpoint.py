@@ -60,6 +60,19 @@ class Checkpoint:
         return made.to(device).eval()
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name; auto: a GPU where there is one. Raises UserError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r}: not usable here ({reason})") from None
+    return device
+
+
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; whatever happens, `path` holds the old one or the new one."""
     plain = {

@@ -110,24 +110,24 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
 def load(
     file: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
 ) -> tuple[RunSettings, list[str]]:
-    """Read a settings file, apply `KEY=VALUE` overrides, fill in every default.
+    """Read a settings file on top of `base`, apply `KEY=VALUE` overrides, fill in every default.
 
     Returns the resolved settings and a sentence for each key that has no effect here. Raises
     UsageError for a file that cannot be read, an unknown key (naming those near it) or a bad value.
     """
-    flat = dict(flattened(base or {}))
+    given: dict[str, Any] = {}
     notes: list[str] = []
-    origin = "--set"
-    if file is not None:
-        origin = str(file)
-        for key, value in flattened(read(file)):
-            put(flat, key, value, notes)
+    for key, value in flattened(read(file) if file else {}):
+        put(given, key, value, notes)
     for item in overrides:
         key, sign, text = item.partition("=")
         if not sign or not key:
             raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
-        put(flat, key.strip(), parsed(text, f"--set {item}"), notes)
-    return resolved(nested(flat), origin), notes
+        put(given, key.strip(), parsed(text, f"--set {item}"), notes)
+    before = dict(flattened(base or {}))
+    if given.get("model.name", before.get("model.name")) != before.get("model.name"):
+        before = {k: v for k, v in before.items() if not k.startswith("model.")}
+    return resolved(nested({**before, **given}), str(file or "--set")), notes
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -226,6 +226,16 @@ def section_fields(known: type[BaseModel], sections: Sequence[str]) -> list[str]
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             known = annotation
     return list(known.model_fields)
+
+
+def located(
+    settings: RunSettings, store: Path | None = None, split: Path | None = None
+) -> RunSettings:
+    """With the data's paths replaced where given, and absolute: a run is used from any folder."""
+    data = settings.data
+    store, split = store or data.store, split or data.split
+    found = DataSettings(store=store.resolve(), split=split.resolve() if split else None)
+    return settings.model_copy(update={"data": found})
 
 
 def differing(a: RunSettings, b: RunSettings) -> dict[str, tuple[Any, Any]]:

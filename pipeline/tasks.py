@@ -47,8 +47,14 @@ class SuperResolution:
     scored_window = 1  # each frame is judged once, whatever its neighbours
 
     def split(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, C, H, W) physical -> x (B, T, C, H/f, W/f) and y, the frames themselves."""
-        return coarsen(frames, self.settings.factor, self.settings.coarsening), frames
+        """(B, T, C, H, W) physical -> x (B, T, C, H/f, W/f) and y, the frames themselves.
+
+        Last rows and columns that do not fill a coarse pixel are left out of both.
+        """
+        f = self.settings.factor
+        H, W = frames.shape[-2:]
+        y = frames[..., : H // f * f, : W // f * f]
+        return coarsen(y, f, self.settings.coarsening), y
 
     def baseline(self, x: Tensor) -> Tensor:
         """Bicubic up-sampling: what a model must beat."""
