@@ -1,0 +1,321 @@
+"""The loop: exact resume, honest refusals, what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from pipeline import checkpoint, convert, manifest, settings, split, train
+from pipeline.errors import UsageError, UserError
+from pipeline.runlog import read_log
+from pipeline.sources.synthetic import Storm, write_tree
+
+SMALL = [
+    "model.n_residual_blocks=1",
+    "model.width=8",
+    "model.warmup_steps=2",
+    "training.patch_size=32",
+    "training.batch_size=2",
+    "training.epochs=2",
+    "training.log_every_steps=2",
+    "training.validation_crops=4",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with WP.zarr (three storms of 10 hours, 48x48) and WP.split.json."""
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("data")
+    storms = [
+        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10, latitude=10.0 + n)
+        for n in (1, 2, 3)
+    ]
+    write_tree(home / "WP", storms, size=48)
+    convert.convert(
+        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
+    )
+    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
+    return home
+
+
+def small(data: Path, *more: str) -> settings.RunSettings:
+    made, _ = settings.load(None, [*SMALL, *more])
+    return settings.located(made, data / "WP.zarr", data / "WP.split.json")
+
+
+def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.in_run(run, which)).weights
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> Path:
+    """A run of 2 epochs of 8 steps that nobody interrupted."""
+    train.train(small(data), data / "undisturbed")
+    return data / "undisturbed"
+
+
+def test_a_run_leaves_settings_log_and_checkpoints(undisturbed: Path) -> None:
+    assert {p.name for p in undisturbed.iterdir()} == {
+        "settings.yaml", "about.json", "metrics.jsonl", "tensorboard", "checkpoints",
+    }  # fmt: skip
+    assert {p.name for p in (undisturbed / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    lines = read_log(undisturbed)
+    validated = [line for line in lines if "validation/rmse_model" in line]
+    assert [line["step"] for line in validated] == [8, 16]  # 2 tracks x 8 triplets / batch of 2
+    assert all("validation/rmse_bicubic" in line for line in validated)
+    assert lines[-2]["lr/generator"] < lines[0]["lr/generator"]  # cosine
+    assert list((undisturbed / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
+def test_stopped_and_resumed_equals_undisturbed(
+    data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in warm-up, mid-epoch, at an epoch's last step, and in the second epoch."""
+    real, steps = train.update, []
+
+    def counted(*args: object) -> object:
+        steps.append(1)
+        if len(steps) == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "update", counted)
+    run = tmp_path / "run"
+    first = train.train(small(data), run)
+    assert first.stopped
+    assert first.position.step == stop_after
+    monkeypatch.setattr(train, "update", real)
+    second = train.train(small(data), run, resume=True)
+    assert second.position.step == 16
+    assert same(weights(run), weights(undisturbed))
+    averaged = [checkpoint.load(checkpoint.in_run(r, "best")).averaged for r in (run, undisturbed)]
+    assert averaged[0] is not None
+    assert averaged[1] is not None
+    assert same(*averaged)  # type: ignore[arg-type]
+    scores = [
+        [line for line in read_log(r) if "validation/rmse_model" in line]
+        for r in (run, undisturbed)
+    ]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_undisturbed(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """kill -9 at a random moment after the first epoch's checkpoint: nothing can be tidied up."""
+    command = [
+        sys.executable, "-c", "import torch; torch.set_num_threads(1); import cli; cli.app()",
+        "train", "--run", str(tmp_path), "--store", str(data / "WP.zarr"),
+        "--split", str(data / "WP.split.json"), *(word for s in SMALL for word in ("--set", s)),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, "ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (tmp_path / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half")  # what a kill may leave
+    subprocess.run(
+        [*command[:4], "--run", str(tmp_path), "--resume"], check=True, capture_output=True
+    )
+    assert same(weights(tmp_path), weights(undisturbed))
+
+
+def test_accumulated_batches_give_the_gradient_of_the_large_batch(data: Path) -> None:
+    """For a plain content loss and plain descent: two batches of 2 step like one of 4."""
+    plain = small(data, "model.lambda_adv_s=0", "model.lambda_adv_t=0", "training.epochs=1")
+    ends = []
+    for joined in (False, True):
+        one = train.Trainer.of(plain, data / "none")
+        start = {k: v.clone() for k, v in one.model.state_dict().items()}
+        descent = torch.optim.SGD(one.model.generator.parameters(), lr=1.0)
+        (xa, ya), (xb, yb) = list(one.batches(0, 0))[:2]
+        micro = [(torch.cat([xa, xb]), torch.cat([ya, yb]))] if joined else [(xa, ya), (xb, yb)]
+        optimizers = {"generator": one.fabric.setup_optimizers(descent)}
+        train.update(one.fabric, one.model, optimizers, micro, 0, 0.0)
+        ends.append({k: v - start[k] for k, v in one.model.state_dict().items()})
+    assert ends[0]["generator.tail.3.weight"].abs().max() > 0
+    for name, step in ends[0].items():
+        torch.testing.assert_close(step, ends[1][name], msg=name)
+
+
+def test_accumulation_steps_once_for_several_batches(data: Path, tmp_path: Path) -> None:
+    done = train.train(small(data, "training.accumulate=3", "training.epochs=1"), tmp_path / "run")
+    assert done.position.step == 2  # 8 batches: two times three, the rest is left out
+
+
+def test_periodic_checkpoints_and_early_stop(data: Path, tmp_path: Path) -> None:
+    more = ["training.checkpoint_every_epochs=1", "training.patience=1", "training.epochs=50"]
+    done = train.train(small(data, *more, "training.lr=1e-9", "training.ema=0"), tmp_path / "run")
+    assert "no better" in done.stopped
+    assert done.position.epoch < 50
+    assert (tmp_path / "run" / "checkpoints" / "epoch-0001.ckpt").exists()
+
+
+def test_best_is_the_epoch_with_the_lowest_validation_rmse(undisturbed: Path) -> None:
+    scores = {
+        line["epoch"]: line["validation/rmse_model"]
+        for line in read_log(undisturbed)
+        if "validation/rmse_model" in line
+    }
+    best = checkpoint.load(checkpoint.in_run(undisturbed, "best"))
+    assert best.training["position"]["epoch"] == min(scores, key=lambda e: scores[e])
+
+
+def test_a_run_folder_is_not_overwritten(data: Path, undisturbed: Path) -> None:
+    before = (undisturbed / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(UserError, match="already holds a training; add --resume"):
+        train.train(small(data), undisturbed)
+    assert (undisturbed / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_resume_refuses_another_model_and_other_settings(data: Path, undisturbed: Path) -> None:
+    other = small(data).model_copy(update={"model": {"name": "srgan"}})
+    with pytest.raises(UserError, match="checkpoint of the model tempogan, not of srgan"):
+        train.train(other, undisturbed, resume=True)
+    with pytest.raises(UserError, match=r"cannot change training.lr was 0.0002, now 0.1"):
+        train.train(small(data, "training.lr=0.1"), undisturbed, resume=True)
+
+
+def test_resume_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint here"):
+        train.train(small(data), tmp_path / "nothing", resume=True)
+
+
+def test_a_longer_training_may_go_on(data: Path, tmp_path: Path) -> None:
+    train.train(small(data, "training.epochs=1"), tmp_path / "run")
+    done = train.train(small(data, "training.epochs=2"), tmp_path / "run", resume=True)
+    assert done.position.epoch == 2
+
+
+def test_refuses_the_split_of_another_store(data: Path, tmp_path: Path) -> None:
+    text = json.loads((data / "WP.split.json").read_text())
+    (tmp_path / "s.json").write_text(json.dumps({**text, "manifest_hash": "0" * 64}))
+    wrong = settings.located(small(data), None, tmp_path / "s.json")
+    with pytest.raises(UserError, match=r"divides the store 'WP\.zarr' of conversion 0{12},"):
+        train.train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.patch_size=64", "patch_size 64 is larger than the 48x48 frames"),
+        ("training.patch_size=30", "30x30 pixels cannot be coarsened 4 times"),
+        ("training.sequence_length=11", "no window of 11 usable frames"),
+        ("training.lr_of={critic: 1e-4}", "tempogan has no critic; it has generator"),
+        ("training.device=tpu", "expected auto, cpu, cuda or cuda:1"),
+        ("task.coarsening=bicubic", "consistent: true needs x to be area means"),
+        ("model.arch=eddy|task.factor=2", "arch 'eddy' is for scale 4"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(
+    data: Path, tmp_path: Path, override: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        train.train(small(data, *override.split("|")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no longer finite at step"):
+        train.train(small(data, "training.lr=1e30", "training.clip=0"), tmp_path / "run")
+
+
+def test_the_specification_config_means_what_it_says() -> None:
+    file = Path(__file__).parent.parent / "configs" / "tempogan_eddy.json"
+    made, notes = settings.load(file)
+    assert not notes
+    assert made.task.factor == 4
+    assert made.model_settings["n_residual_blocks"] == 8
+    assert made.training.lr_of == {"generator": 1e-4, "discriminators": 1e-4}
+    assert made.model_settings["lambda_adv_t"] == 1e-3
+    assert made.model_settings["arch"] == "eddy"
+
+
+def test_the_specification_key_without_effect_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model": {"in_channels": 1, "upsample_factor": 4},'
+        ' "training": {"num_workers": 4, "lr_g": 0.0003}, "device": "cpu"}'
+    )
+    made, notes = settings.load(tmp_path / "config.json")
+    assert made.training.device == "cpu"
+    assert made.training.lr_of == {"generator": 3e-4}
+    assert [note.split(" ")[0] for note in notes] == ["model.in_channels", "training.num_workers"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.batchsize=4", "unknown setting training.batchsize; did you mean batch_size?"),
+        ("model.widht=4", "unknown setting model.widht; did you mean width?"),
+        ("training.batch_size=0", "training.batch_size: 0: input should be greater than 0"),
+        ("model.name=unet", "no model 'unet'; the models are"),
+        ("nonsense", "expected KEY=VALUE"),
+        ("traning.lr=1", "unknown setting traning; did you mean training?"),
+    ],
+)
+def test_unknown_and_bad_settings_are_named(override: str, told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings.load(None, [override])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_tags_run_nothing(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("training: !!python/object/apply:os.system ['true']")
+    with pytest.raises(UsageError, match="not readable as YAML"):
+        settings.load(tmp_path / "evil.yaml")
+
+
+def test_a_pickle_in_a_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"format": checkpoint.FORMAT, "weights": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_cut_off_checkpoint_is_a_sentence(undisturbed: Path, tmp_path: Path) -> None:
+    whole = (undisturbed / "checkpoints" / "last.ckpt").read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "cut.ckpt").write_bytes(whole[:size])
+        with pytest.raises(UserError, match="not a readable checkpoint"):
+            checkpoint.load(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_model_trains_through_the_loop(data: Path, tmp_path: Path, name: str) -> None:
+    if models.find(name).TASK != "superres":
+        pytest.fail("a task without a training test: extend this one")
+    made, _ = settings.load(
+        None, [f"model.name={name}", "training.epochs=1", *(s for s in SMALL if "training" in s)]
+    )
+    made = settings.located(made, data / "WP.zarr", data / "WP.split.json")
+    assert train.train(made, tmp_path / "run").position.epoch
+
+
+def test_the_manifest_default_is_used_when_no_split_is_named(data: Path) -> None:
+    assert manifest.split_file(Path("m"), data / "WP.zarr") == Path("m/WP.split.json")
