@@ -12,6 +12,7 @@ written last: a store without them is one whose conversion has not finished.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import warnings
@@ -23,7 +24,13 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import (
+    BytesCodec,
+    Crc32cCodec,
+    ShardingCodec,
+    ShardingCodecIndexLocation,
+    ZstdCodec,
+)
 from zarr.errors import ZarrUserWarning
 
 from pipeline import atomic, shard, windows
@@ -35,6 +42,8 @@ TOO_MANY_MISSING, BLANK = 1, 2  # bits of `flag`
 STATISTICS = ("count", "sum", "sum_of_squares", "min", "max")
 CONVENTIONS = "CF-1.11"
 SHARD_FILE = Path("frames/c/0/0/0/0")
+PLAIN = (BytesCodec(endian="little"), Crc32cCodec())  # bytes as they lie in memory: can be mapped
+OTHER_FILES = 512  # open in a process beside the maps: libraries, logs, checkpoints
 TIME_ATTRS = {
     "standard_name": "time",
     "units": "seconds since 1970-01-01 00:00:00",
@@ -66,7 +75,11 @@ class TrackWriter:
         self.folder = store / f".{track}.{os.getpid()}.tmp"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.writer = shard.ShardWriter(self.folder / SHARD_FILE, frame_shape, codec)
+        try:
+            self.writer = shard.ShardWriter(self.folder / SHARD_FILE, frame_shape, codec)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         self.append = self.writer.append  # one frame (C, H, W) float32
 
     def commit(
@@ -112,8 +125,10 @@ class TrackWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.file.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.writer.file.close()  # writes what is buffered: on a full disk this fails too
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def codecs(codec: str) -> list[Any]:
@@ -190,7 +205,13 @@ class Track:
 
     @cached_property
     def group(self) -> zarr.Group:
-        return zarr.open_group(self.store / self.id, mode="r", use_consolidated=False)
+        folder = self.store / self.id
+        try:
+            return zarr.open_group(folder, mode="r", use_consolidated=False)
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder}: not there, though the store lists it; run `cli convert` again"
+            ) from None
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
@@ -200,16 +221,36 @@ class Track:
     def frames(self) -> Any:
         """(T, C, H, W) float32, physical units, NaN where missing; sliced like an array.
 
-        A view of the memory-mapped shard where it is uncompressed, else the Zarr array.
+        A view of the memory-mapped shard where it is uncompressed, else the Zarr array. Raises
+        UserError when the shard is gone or cut: Zarr would read a missing one as all NaN.
         """
         array = self.array("frames")
-        if array.shards and array.shards[0] >= array.shape[0] and array.chunks[1:] == self.shape:
-            try:
-                shape = (array.shape[0], *self.shape)
-                return shard.mapped(self.store / self.id / SHARD_FILE, shape)
-            except (ValueError, OSError):
-                return array  # another writer's layout, still valid Zarr
-        return array
+        shape = (array.shape[0], *self.shape)
+        form = array.metadata.codecs[0]
+        if (
+            not isinstance(form, ShardingCodec)
+            or form.index_location != ShardingCodecIndexLocation.end
+            or array.shards is None
+            or array.shards[0] != shape[0]
+        ):
+            return array  # another writer's layout, still valid Zarr
+        self.check_index(math.prod(n // c for n, c in zip(array.shards, array.chunks, strict=True)))
+        if form.codecs != PLAIN or array.chunks != (1, *self.shape):
+            return array
+        try:
+            return shard.mapped(self.store / self.id / SHARD_FILE, shape)
+        except (ValueError, OSError):
+            return array  # in another order, or no more files may be open
+
+    def check_index(self, chunks: int) -> None:
+        file = self.store / self.id / SHARD_FILE
+        try:
+            shard.read_index(file, chunks)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{file}: damaged ({error}); remove {self.store / self.id} "
+                "and run `cli convert` again"
+            ) from None
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -307,7 +348,7 @@ def open_store(path: Path) -> Store:
     try:
         attrs = json.loads(file.read_text())["attributes"]
         version = attrs.get("format_version")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file}: not the metadata of a Zarr v3 group") from None
     if version is None:
         raise UserError(
@@ -316,10 +357,27 @@ def open_store(path: Path) -> Store:
         )
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(
-            f"{path}: store format {version}, this eddy reads up to {FORMAT_VERSION}; "
+            f"{path}: store format {version!r}, this eddy reads up to {FORMAT_VERSION}; "
             "update eddy or convert again"
         )
     return Store(path, attrs)
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process hold that many maps, as far as the system lets it.
+
+    Each map holds a file open, and the release's 1,116 tracks exceed the usual limit of 1,024.
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def few(ids: Sequence[str], most: int = 8) -> str:

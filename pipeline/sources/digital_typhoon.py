@@ -23,6 +23,7 @@ from pipeline.sources import Channel, FrameError, RawFrame, RawTrack, Release, V
 
 FILE_NAME = re.compile(r"(\d{10})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5")
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
+KELVIN = re.compile(r"(degrees? )?k(elvins?)?\b", re.IGNORECASE)  # "K (kelvin)" in the release
 LARGEST_SIDE = 8192  # pixels; a larger declared shape is damage or malice, not an image
 
 INFRARED = Channel(
@@ -92,7 +93,13 @@ def h5_files(path: Path) -> Iterator[Path]:
         yield path
         return
     root = path / "image" if (path / "image").is_dir() else path
-    for folder, _, names in os.walk(root, followlinks=True):
+    walked = set()
+    for folder, inside, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in walked:  # a link that leads back
+            inside.clear()
+            continue
+        walked.add(real)
         for name in names:
             if name.endswith(".h5") and not name.startswith("."):  # ._x.h5: left by macOS
                 yield Path(folder, name)
@@ -144,7 +151,7 @@ def scan(path: Path) -> Release:
         attrs=ATTRS,
         channels=(INFRARED,),
         tracks=tuple(tracks),
-        problems=(*problems, *tables.problems),
+        problems=(*problems, *dict.fromkeys(tables.problems)),
     )
 
 
@@ -197,18 +204,17 @@ class BestTracks:
             return None
         if self._all is None:
             self._all = self.read(self.table)
-            if "id" in self._all:
-                self._all["id"] = self._all["id"].str.strip().str.zfill(6)
-            else:
-                self.problems.append(f"{self.table}: no column 'id'; its rows are left out")
+            if "id" not in self._all:
+                if len(self._all.columns):  # else read() has already said why
+                    self.problems.append(f"{self.table}: no column 'id'; its rows are left out")
                 self._all["id"] = ""
-        rows = self._all[self._all["id"] == track]
+        rows = self._all[self._all["id"].str.strip() == track]
         return self.parsed(self.table, rows) if len(rows) else None
 
     def read(self, file: Path) -> pd.DataFrame:
         try:
             return pd.read_csv(file, dtype=str, skipinitialspace=True)
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             self.problems.append(f"{file}: not a readable CSV table ({reason}); left out")
             return pd.DataFrame()
@@ -226,9 +232,10 @@ class BestTracks:
             self.problems.append(f"{file}: {times.isna().sum()} rows without a valid date left out")
         values = rows[list(BEST_TRACK)].apply(pd.to_numeric, errors="coerce")
         values = values.mask(values == -1).set_index(pd.DatetimeIndex(times))
-        # A latitude or longitude of -1 is a place, not a gap (only AU storms and 1 W come near).
-        for place in ("lat", "lng"):
-            values[place] = pd.to_numeric(rows[place], errors="coerce").to_numpy()
+        # A latitude or a longitude of -1 is a place; both at once are off Africa, with no storms.
+        places = rows[["lat", "lng"]].apply(pd.to_numeric, errors="coerce")
+        nowhere = (places == -1).all(axis=1)
+        values[["lat", "lng"]] = places.mask(nowhere).to_numpy()
         values = values[values.index.notna()]
         return values[~values.index.duplicated()]
 
@@ -248,12 +255,14 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with h5py.File(path, "r") as file:
             data = image_dataset(path, file)
-            return np.asarray(data[:], dtype=np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # inf is as invalid as 1e300
+                return np.asarray(data[:]).astype(np.float32)
     except FrameError:
         raise
     except FileNotFoundError:
         raise FrameError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # all that h5py raises on damage
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+        # all that h5py raises on damage
         raise FrameError(f"{path}: not a readable HDF5 image ({brief(error)})") from error
 
 
@@ -278,11 +287,18 @@ def image_dataset(path: Path, file: h5py.File) -> h5py.Dataset:
         )
     if data.is_virtual or data.external:
         raise FrameError(f"{path}: {data.name} lies in other files; expected pixels in this one")
-    units = data.attrs.get("units", b"kelvin")
-    units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-    if not units.lower().startswith("k"):
+    units = text(data.attrs.get("units"))
+    if units and not KELVIN.match(units):
         raise FrameError(f"{path}: units are {units!r}; expected kelvin")
     return data
+
+
+def text(attribute: object) -> str:
+    """An attribute however it was written: bytes, a string, an array of one, nothing at all."""
+    if attribute is None or isinstance(attribute, h5py.Empty) or not np.size(attribute):
+        return ""
+    first = np.ravel(attribute)[0]
+    return (first.decode(errors="replace") if isinstance(first, bytes) else str(first)).strip()
 
 
 def brief(error: BaseException) -> str:

@@ -1,0 +1,158 @@
+"""What `infer` may be given, seen as one track: a store, a raw tree or folder, or one raw frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import quality, sources, store
+from pipeline.errors import UserError
+from pipeline.sources import FrameError, RawFrame, RawTrack, Release, Variable
+
+OWN = ("time", "satellite", "missing_fraction", "flag")  # a store's arrays that are not a source's
+
+
+@dataclass(frozen=True)
+class Footage:
+    """One track, ready to be read frame by frame."""
+
+    path: Path
+    id: str
+    times: np.ndarray  # (n,) int64, seconds since 1970, UTC
+    satellites: list[str]  # (n,)
+    variables: dict[str, Variable]  # best track and the like, where the source has it
+    attrs: dict[str, Any]  # licence, attribution, pixel_km ...
+    shape: tuple[int, int, int]  # (C, H, W) of every frame
+    # (C, H, W) float32, physical units, NaN where missing or out of the valid range. Raises
+    # FrameError for a frame that is blank, unreadable or of another shape.
+    read: Callable[[int], np.ndarray]
+    problems: tuple[str, ...] = ()  # what was left out before any frame was read
+
+
+def opened(path: Path, id: str | None, channels: Sequence[Mapping[str, Any]]) -> Footage:
+    """The track `id` of whatever lies at `path`; without an id, the only one there is.
+
+    channels: as a store describes them; their valid range decides what is missing. Raises UserError
+    for input that is neither raw nor a store, holds several tracks, has other channels, or has not
+    one readable frame.
+    """
+    if (path.parent / "zarr.json").is_file() and (path / "frames").is_dir():  # STORE/202107
+        path, id = path.parent, id or path.name
+    if (path / "zarr.json").is_file():
+        return from_store(store.open_store(path), id, channels)
+    return from_source(sources.scan(path), id, channels)
+
+
+def from_store(opened: store.Store, id: str | None, channels: Sequence[Mapping[str, Any]]) -> Footage:
+    refuse_others(opened.path, opened.channels, channels)
+    track = opened.track(only(opened.path, opened.ids, id))
+    variables = {
+        name: Variable(np.asarray(array[...]), described(array.attrs))
+        for name, array in track.group.arrays()
+        if array.metadata.dimension_names == ("time",) and name not in OWN
+    }
+    return Footage(
+        path=opened.path,
+        id=track.id,
+        times=track.times,
+        satellites=track.satellites,
+        variables=dict(sorted(variables.items())),
+        attrs={**opened.attrs, **track.attrs},
+        shape=track.shape,
+        read=partial(read_stored, track, channels),
+    )
+
+
+def read_stored(
+    track: store.Track, channels: Sequence[Mapping[str, Any]], number: int
+) -> np.ndarray:
+    where = f"{track.store / track.id}: frame {number}"
+    if track.flag[number] & store.BLANK:
+        raise FrameError(f"{where} is blank")
+    try:
+        # Through Zarr, not the memory map: Zarr checks the frame's checksum.
+        frame = np.array(track.array("frames")[number], np.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise FrameError(f"{where} is damaged ({reason}); run `cli convert` again") from None
+    quality.mask(frame, channels)
+    return frame
+
+
+def from_source(release: Release, id: str | None, channels: Sequence[Mapping[str, Any]]) -> Footage:
+    path = release.path
+    refuse_others(path, [vars(channel) for channel in release.channels], channels)
+    id = only(path, [raw.id for raw in release.tracks], id)
+    raw = next(raw for raw in release.tracks if raw.id == id)
+    read = sources.find(release.format).read_frame
+    problems = [p for p in release.problems if len(release.tracks) == 1 or id in p]
+    shape = quality.usual_shape(raw.frames, read)
+    if shape is None:
+        try:
+            read(raw.frames[0])
+        except FrameError as error:
+            problems.append(str(error))
+        raise UserError(f"{path}: not one readable frame of {id}; {problems[-1]}")
+    return Footage(
+        path=path,
+        id=id,
+        times=np.array([f.time for f in raw.frames]).astype("datetime64[s]").astype(np.int64),
+        satellites=[frame.satellite or "unknown" for frame in raw.frames],
+        variables=dict(sorted(raw.variables.items())),
+        attrs={**release.attrs, **raw.attrs},
+        shape=shape,
+        read=partial(read_raw, raw, read, shape, channels),
+        problems=tuple(problems),
+    )
+
+
+def read_raw(
+    raw: RawTrack,
+    read: Callable[[RawFrame], np.ndarray],
+    shape: tuple[int, int, int],
+    channels: Sequence[Mapping[str, Any]],
+    number: int,
+) -> np.ndarray:
+    source = raw.frames[number]
+    frame = read(source)
+    if frame.shape != shape:
+        raise FrameError(
+            f"{source.paths[0]}: image is {frame.shape[1:]}, expected {shape[1:]} "
+            "as in the rest of its typhoon"
+        )
+    if quality.is_blank(frame):
+        raise FrameError(f"{source.paths[0]}: image is blank")
+    quality.mask(frame, channels)
+    return frame
+
+
+def only(path: Path, ids: Sequence[str], id: str | None) -> str:
+    """The one track that is meant. Raises UserError."""
+    if id is None:
+        if len(ids) > 1:
+            raise UserError(f"{path}: holds {store.few(ids)}; choose one track with --id")
+        return ids[0]
+    if id not in ids:
+        raise UserError(f"{path}: no track {id!r}; it has {store.few(ids)}")
+    return id
+
+
+def refuse_others(
+    path: Path, found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]
+) -> None:
+    """A model knows its own channels only. Raises UserError."""
+    have, want = (
+        ", ".join(f"{channel['name']} [{channel['units']}]" for channel in channels)
+        for channels in (found, expected)
+    )
+    if have != want:
+        raise UserError(f"{path}: has the channels {have}; the model was trained on {want}")
+
+
+def described(attrs: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in attrs.items() if not key.startswith("_")}

@@ -1,0 +1,88 @@
+"""A tiny raw tree, written by hand: what the release's files are, at 16x16 pixels."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline import convert as converting
+from pipeline import store
+from pipeline.convert import ConvertSettings
+
+START = datetime(2021, 7, 19, tzinfo=UTC)
+COLUMNS = "year,month,day,hour,grade,lat,lng,pressure,wind,dir50,intp"
+
+
+class Tiny:
+    """Hours count from 2021-07-19 00 UTC."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = root
+        self.root = root / "raw"
+        self.root.mkdir()
+
+    def pixels(self, seed: int = 0, shape: tuple[int, int] = (16, 16)) -> np.ndarray:
+        """A sound frame, float64 kelvin."""
+        return np.random.default_rng(seed).uniform(200, 300, shape)
+
+    def path(self, hour: int, id: str = "202101", satellite: str = "HMW8") -> Path:
+        name = f"{START + timedelta(hours=hour):%Y%m%d%H}-{id}-{satellite}-1.h5"
+        return self.root / "image" / id / name
+
+    def write(
+        self,
+        hour: int,
+        id: str = "202101",
+        pixels: np.ndarray | None = None,
+        *,
+        dataset: str = "Infrared",
+        units: object = np.bytes_(b"K (kelvin)"),
+        satellite: str = "HMW8",
+    ) -> Path:
+        path = self.path(hour, id, satellite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            data = file.create_dataset(
+                dataset, data=self.pixels(hour + int(id)) if pixels is None else pixels
+            )
+            if units is not None:
+                data.attrs["units"] = units
+        return path
+
+    def track(self, id: str = "202101", hours: Sequence[int] = range(6)) -> list[Path]:
+        return [self.write(hour, id) for hour in hours]
+
+    def rows(self, hours: Sequence[int], values: str = "5,20.5,135.25,965,75,0,0") -> list[str]:
+        times = [START + timedelta(hours=hour) for hour in hours]
+        return [f"{t.year},{t.month},{t.day},{t.hour},{values}" for t in times]
+
+    def table(self, id: str, rows: Sequence[str], columns: str = COLUMNS) -> Path:
+        path = self.root / "metadata" / f"{id}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
+        return path
+
+    def conversion(
+        self, target: str = "S.zarr", *, ids: Sequence[str] = (), workers: int = 1, **settings
+    ) -> converting.Conversion:
+        strict = settings.pop("strict", False)
+        return converting.convert(
+            self.root,
+            self.home / target,
+            ConvertSettings(**settings),
+            manifests=self.home / "manifests",
+            ids=ids,
+            workers=workers,
+            strict=strict,
+        )
+
+    def store(self, target: str = "S.zarr", **options) -> store.Store:
+        return store.open_store(self.conversion(target, **options).store)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return Tiny(tmp_path)

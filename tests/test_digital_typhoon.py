@@ -1,0 +1,407 @@
+"""Reading a Digital Typhoon tree as it is found on people's disks."""
+
+import os
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline import sources
+from pipeline.errors import UserError
+from pipeline.sources import FrameError, RawFrame
+from pipeline.sources.digital_typhoon import read_frame
+
+
+def ids(release):
+    return [track.id for track in release.tracks]
+
+
+def only(release):
+    (track,) = release.tracks
+    return track
+
+
+def read(path):
+    return read_frame(RawFrame(np.datetime64("2021-07-19T00", "s"), (path,)))
+
+
+def test_tracks_are_grouped_by_the_id_in_the_file_name(tiny):
+    tiny.track("202101", [2, 0, 1])
+    tiny.track("197801", [5])
+    folder = tiny.root / "image/202107"  # a calendar month, which looks like an id
+    folder.mkdir()
+    for file in list(tiny.root.glob("image/*/*.h5")):
+        file.rename(folder / file.name)
+    release = sources.scan(tiny.root)
+    assert ids(release) == ["197801", "202101"]  # strings; storms before 2000 count
+    hours = [str(frame.time) for frame in release.tracks[1].frames]
+    assert hours == [f"2021-07-19T0{h}:00:00" for h in range(3)]
+    assert release.problems == ()
+
+
+@pytest.mark.parametrize("start", [".", "image", "image/202101", "image/202101/{file}"])
+def test_a_part_of_a_tree_still_finds_its_best_track(tiny, start):
+    file = tiny.write(0)
+    tiny.table("202101", tiny.rows([0]))
+    track = only(sources.scan(tiny.root / start.format(file=file.name)))
+    assert track.variables["central_pressure"].values.tolist() == [965]
+
+
+def test_what_macos_and_others_leave_behind(tiny):
+    file = tiny.write(0)
+    file.with_name(f"._{file.name}").write_bytes(b"\0" * 10)
+    file.with_name("thumbs.db").write_bytes(b"")
+    file.with_name("copy of it.h5").write_bytes(b"")
+    release = sources.scan(tiny.root)
+    assert len(only(release).frames) == 1
+    (problem,) = release.problems
+    assert "copy of it.h5: name not understood; expected 2021071900-202107-HMW8-1.h5" in problem
+
+
+def test_names_that_say_the_impossible(tiny):
+    good = tiny.write(0)
+    for name in ("2021023005-202101-HMW8-1.h5", "2021071924-202101-HMW8-1.h5"):
+        shutil.copy(good, good.with_name(name))
+    shutil.copy(good, good.with_name("2021071901-202101-HMW8-2.h5"))
+    release = sources.scan(tiny.root)
+    assert len(only(release).frames) == 1
+    assert [p.split(": ", 1)[1] for p in release.problems] == [
+        "2021023005 is not a UTC hour YYYYMMDDHH",
+        "channel 2; only channel 1 (infrared) is read yet",
+        "2021071924 is not a UTC hour YYYYMMDDHH",
+    ]
+
+
+def test_two_files_of_one_hour(tiny):
+    tiny.write(0)
+    tiny.write(0, satellite="GOE9")
+    with pytest.raises(UserError, match=r"two files for one hour of one typhoon: .*GOE9-1.h5 and .*HMW8-1.h5; expected one: move one"):  # fmt: skip
+        sources.scan(tiny.root)
+
+
+def test_a_link_that_leads_back_is_walked_once(tiny):
+    tiny.write(0)
+    (tiny.root / "image/loop").symlink_to(tiny.root / "image", target_is_directory=True)
+    assert len(only(sources.scan(tiny.root)).frames) == 1
+
+
+def test_linked_files_and_folders_are_followed(tiny):
+    file = tiny.write(0)
+    months = tiny.home / "months/image"
+    (months / "202107").mkdir(parents=True)
+    (months / "202107" / file.name).symlink_to(file)
+    assert len(only(sources.scan(months.parent)).frames) == 1
+    (tiny.home / "linked").symlink_to(tiny.root, target_is_directory=True)
+    assert len(only(sources.scan(tiny.home / "linked")).frames) == 1
+
+
+@pytest.mark.parametrize("path", ["absent", "empty", "text", "other"])
+def test_nothing_to_read(tmp_path, path):
+    (tmp_path / "empty/image").mkdir(parents=True)
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/image.h5").write_bytes(b"")
+    found = "no such file or folder" if path == "absent" else "no raw frames found; expected H5"
+    with pytest.raises(UserError, match=f"{path}: {found}"):
+        sources.scan(tmp_path / path)
+
+
+# the best track
+
+
+def test_the_best_track_is_joined_by_hour(tiny):
+    tiny.track(hours=[0, 1, 2, 5])
+    rows = tiny.rows([1], "3,10.5,135.5,990,40,0,1") + tiny.rows([2, 3, 4, 5])
+    tiny.table("202101", rows)
+    track = only(sources.scan(tiny.root))
+    values = {name: v.values for name, v in track.variables.items()}
+    assert {v.dtype for v in values.values()} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(values["latitude"], [np.nan, 10.5, 20.5, 20.5])
+    np.testing.assert_array_equal(values["max_wind"], [np.nan, 40, 75, 75])
+    np.testing.assert_array_equal(values["grade"], [np.nan, 3, 5, 5])
+    np.testing.assert_array_equal(values["interpolated"], [np.nan, 1, 0, 0])
+    assert track.unmatched_frames == 1  # hour 0
+    assert track.unmatched_rows == 2  # hours 3 and 4
+    assert track.variables["central_pressure"].attrs["units"] == "hPa"
+    assert track.variables["max_wind"].attrs["units"] == "kt"
+
+
+def test_minus_one_and_empty_are_missing_but_one_degree_south_is_a_place(tiny):
+    tiny.track(hours=[0, 1, 2, 3])
+    values = [
+        "-1,-1,179.9,-1,-1,0,-1",
+        "5,10,-1,,,0,",
+        "5,-0.5,181.5,990,0,0,0",
+        "-1,-1,-1,-1,-1,0,-1",
+    ]
+    tiny.table("202101", [row for h, v in enumerate(values) for row in tiny.rows([h], v)])
+    found = {n: v.values for n, v in only(sources.scan(tiny.root)).variables.items()}
+    nan = np.nan
+    np.testing.assert_array_equal(found["latitude"], np.float32([-1, 10, -0.5, nan]))
+    np.testing.assert_array_equal(found["longitude"], np.float32([179.9, -1, 181.5, nan]))
+    np.testing.assert_array_equal(found["central_pressure"], [nan, nan, 990, nan])
+    np.testing.assert_array_equal(found["max_wind"], [nan, nan, 0, nan])  # 0 kt: not analysed
+    np.testing.assert_array_equal(found["grade"], [nan, 5, 5, nan])
+    np.testing.assert_array_equal(found["interpolated"], [nan, nan, 0, nan])
+
+
+def test_of_a_repeated_hour_the_first_row_counts(tiny):
+    tiny.track(hours=[0])
+    tiny.table("202101", tiny.rows([0], "5,10,130,950,80,0,0") + tiny.rows([0]))
+    track = only(sources.scan(tiny.root))
+    assert track.variables["latitude"].values.tolist() == [10]
+    assert track.unmatched_rows == 0
+
+
+def test_a_table_with_faults_costs_only_its_rows(tiny):
+    tiny.track(hours=[0, 1])
+    tiny.table("202101", [*tiny.rows([0]), "2021,13,40,0,5,1,1,1,1,0,0", "x,,,,,,,,,,"])
+    release = sources.scan(tiny.root)
+    assert only(release).variables["latitude"].values[0] == 20.5
+    assert only(release).unmatched_rows == 0
+    (problem,) = release.problems
+    assert problem.endswith("202101.csv: 2 rows without a valid date left out")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("year,month,day,hour,grade,lat,lng\n2021,7,19,0,5,1,1\n", "no column pressure, wind, intp"),
+        ("", "not a readable CSV table"),
+        ("\x00\x01\xff", "not a readable CSV table|no column"),
+        ('a,b\n"1,2\n', "not a readable CSV table|no column"),
+        ("a\n1,2\n1,2,3,4\n", "not a readable CSV table|no column"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named(tiny, text, said):
+    tiny.track(hours=[0])
+    tiny.table("202101", []).write_bytes(text.encode("latin-1"))
+    release = sources.scan(tiny.root)
+    assert only(release).variables == {}
+    assert only(release).unmatched_frames == 1
+    (problem,) = release.problems
+    np.testing.assert_string_equal(problem.split(".csv")[0][-6:], "202101")
+    assert any(word in problem for word in said.split("|"))
+
+
+def test_a_table_without_rows(tiny):
+    tiny.track(hours=[0])
+    tiny.table("202101", [])
+    release = sources.scan(tiny.root)
+    assert only(release).unmatched_frames == 1
+    assert release.problems == ()
+
+
+@pytest.mark.parametrize("place", ["aux_data.csv", "metadata/aux_data.csv"])
+def test_one_table_for_all_is_joined_as_one_per_storm_is(tiny, place):
+    tiny.track("202101", [0, 1])
+    tiny.track("197801", [0])
+    rows = {"202101": tiny.rows([0, 2]), "197801": tiny.rows([0], "3,9,130,999,35,0,1")}
+    for id, lines in rows.items():
+        tiny.table(id, lines)
+    apart = sources.scan(tiny.root)
+    shutil.rmtree(tiny.root / "metadata")
+    columns = tiny.table("x", []).read_text().strip()
+    (tiny.root / "metadata/x.csv").unlink()
+    lines = [f"{id},image/{id}/x.h5,{row}" for id, rows in rows.items() for row in rows]
+    (tiny.root / place).write_text("\ufeff" + "\n".join([f"id,image_path,{columns}", *lines]))
+    together = sources.scan(tiny.root)
+    assert together.problems == apart.problems == ()
+    for a, b in zip(apart.tracks, together.tracks, strict=True):
+        assert (a.id, a.unmatched_rows, a.unmatched_frames) == (
+            b.id,
+            b.unmatched_rows,
+            b.unmatched_frames,
+        )
+        for name in a.variables:
+            np.testing.assert_array_equal(a.variables[name].values, b.variables[name].values)
+
+
+@pytest.mark.parametrize("text", ["", "image_path,year\nx,2021\n", "id,year\n202101,2021\n202102,2021\n"])  # fmt: skip
+def test_a_fault_of_the_table_for_all_is_said_once(tiny, text):
+    tiny.track("202101", [0])
+    tiny.track("202102", [0])
+    (tiny.root / "aux_data.csv").write_text(text)
+    release = sources.scan(tiny.root)
+    assert len(release.problems) == 1
+    assert all(track.variables == {} for track in release.tracks)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_table_that_may_not_be_read_is_named(tiny):
+    tiny.track(hours=[0])
+    tiny.table("202101", tiny.rows([0])).chmod(0)
+    (problem,) = sources.scan(tiny.root).problems
+    assert "Permission denied" in problem
+
+
+# one file
+
+
+@pytest.mark.parametrize("name", ["Infrared", "infrared", "Data", "whatever"])
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2"])
+def test_the_dataset_is_found_whatever_its_name(tiny, name, dtype):
+    pixels = tiny.pixels(shape=(4, 6)).astype(dtype)
+    frame = read(tiny.write(0, pixels=pixels, dataset=name))
+    assert frame.dtype == np.float32
+    np.testing.assert_array_equal(frame, pixels.astype(np.float32)[None])
+
+
+def test_an_image_among_other_datasets(tiny):
+    path = tiny.write(0)
+    with h5py.File(path, "a") as file:
+        file["mask"] = np.zeros((16, 16))
+        file["count"] = 3
+        file.create_group("more")
+    np.testing.assert_array_equal(read(path)[0], tiny.pixels(202101).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "units", [None, "K", "Kelvin", b"kelvin", " K", "", np.array([b"K"]), h5py.Empty("S1")]
+)
+def test_units_that_are_kelvin_or_not_said(tiny, units):
+    assert read(tiny.write(0, units=units)).shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("units", ["degC", b"1", "\u00b0C", 3, "km"])
+def test_other_units_are_refused(tiny, units):
+    with pytest.raises(FrameError, match=r"h5: units are .*; expected kelvin"):
+        read(tiny.write(0, units=units))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_hdf5(path):
+    path.write_bytes(b"<html>404</html>" * 100)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def gone(path):
+    path.unlink()
+
+
+def dangling(path):
+    path.unlink()
+    path.symlink_to(path.with_name("not here"))
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def external_link(path):
+    other = path.with_name("other.bin")
+    path.rename(other)
+    with h5py.File(path, "w") as file:
+        file["Infrared"] = h5py.ExternalLink(other, "Infrared")
+
+
+def soft_link(path):
+    with h5py.File(path, "w") as file:
+        file["Infrared"] = h5py.SoftLink("/nowhere")
+
+
+def virtual(path):
+    other = path.with_name("other.bin")
+    path.rename(other)
+    layout = h5py.VirtualLayout((16, 16), "f8")
+    layout[:] = h5py.VirtualSource(other, "Infrared", shape=(16, 16))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("Infrared", layout)
+
+
+def external_storage(path):
+    other = path.with_name("other.bin")
+    other.write_bytes(b"secret" * 1000)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("Infrared", (16, 16), "f8", external=[(str(other), 0, 2048)])
+
+
+def rewritten(data):
+    def rewrite(path):
+        with h5py.File(path, "w") as file:
+            file["Infrared"] = data
+
+    return rewrite
+
+
+def two_images(path):
+    with h5py.File(path, "w") as file:
+        file["a"] = file["b"] = np.zeros((4, 4))
+
+
+def enormous(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("Infrared", (10**6, 10**6), "f8", chunks=(256, 256))
+
+
+def no_side(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("Infrared", (0, 16), "f8")
+
+
+HARM = {
+    cut: "not a readable HDF5 image",
+    no_hdf5: "not a readable HDF5 image",
+    empty: "not a readable HDF5 image",
+    gone: "no such file",
+    dangling: "no such file",
+    folder: "not a readable HDF5 image",
+    external_link: "expected one 2-D image",
+    soft_link: "expected one 2-D image",
+    virtual: "lies in other files",
+    external_storage: "lies in other files",
+    two_images: "expected one 2-D image",
+    enormous: "expected sides of 1 to 8192",
+    no_side: "expected sides of 1 to 8192",
+    rewritten(np.zeros((3, 16, 16))): r"\(3, 16, 16\).*expected one 2-D image",
+    rewritten(np.zeros((16, 16), np.int16)): "int16; expected floating-point kelvin",
+    rewritten(np.zeros((16, 16), np.uint8)): "uint8; expected floating-point kelvin",
+    rewritten(np.zeros((16, 16), complex)): "complex128; expected floating-point kelvin",
+    rewritten(np.zeros((16, 16), "S3")): "expected floating-point kelvin",
+    rewritten(h5py.Empty("f8")): "expected one 2-D image",
+}
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+def test_what_is_no_image_is_one_clear_sentence(tiny, harm):
+    path = tiny.write(0)
+    harm(path)
+    with pytest.raises(FrameError, match=HARM[harm]) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+
+
+def test_values_beyond_float32_are_infinite_not_a_warning(tiny):
+    pixels = tiny.pixels()
+    pixels[0, 0] = 1e300
+    assert np.isinf(read(tiny.write(0, pixels=pixels))[0, 0, 0])
+
+
+def test_damaged_bytes_give_a_frame_or_a_sentence(tiny):
+    """A fixed walk through flipped bytes: nothing but FrameError ever comes out."""
+    path = tiny.write(0)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("Infrared", data=tiny.pixels(), chunks=(8, 8), compression="gzip")
+    sound = path.read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = {True: 0, False: 0}
+    for _ in range(150):
+        data = bytearray(sound)
+        for place in rng.integers(0, len(data), 3):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            outcomes[read(path).ndim == 3] += 1
+        except FrameError:
+            outcomes[False] += 1
+    assert all(outcomes.values())

@@ -1,0 +1,276 @@
+"""The store is what zarr-python itself would have written, and damage does not pass unseen."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+
+from pipeline import shard, store
+from pipeline.errors import UserError
+from pipeline.store import Array, Track, TrackWriter
+
+SHAPES = [(1, 16, 16), (1, 37, 53), (2, 200, 130), (3, 128, 257), (1, 1, 1)]
+
+
+def noise(frames: int, shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """Few distinct values, as calibrated counts are, and NaN in the last rows."""
+    values = np.random.default_rng(seed).integers(180, 310, (frames, *shape)).astype(np.float32)
+    values[..., -max(1, shape[1] // 8) :, :1] = np.nan
+    return values
+
+
+def arrays(frames: np.ndarray) -> dict[str, Array]:
+    n = len(frames)
+    return {
+        "time": Array(("time",), np.arange(n) * 3600, store.TIME_ATTRS),
+        "flag": Array(("time",), np.zeros(n, np.uint8), {}),
+    }
+
+
+def write(path: Path, frames: np.ndarray, codec: str = "none", id: str = "202101") -> Track:
+    with TrackWriter(path, id, frames.shape[1:], codec) as writer:
+        for frame in frames:
+            writer.append(frame)
+        writer.commit(arrays(frames), {"units": "K"}, {})
+    return Track(path, id)
+
+
+def by_zarr(path: Path, frames: np.ndarray, **options) -> Path:
+    """The same frames as another writer would store them; returns the track's folder."""
+    group = zarr.create_group(path / "202101", zarr_format=3)
+    T, C, H, W = frames.shape
+    settings = {
+        "chunks": (1, C, H, W),
+        "shards": (T, C, H, W),
+        "compressors": [Crc32cCodec()],
+        "fill_value": float("nan"),
+        "dimension_names": ("time", "channel", "y", "x"),
+        "config": {"write_empty_chunks": True},
+    } | options
+    made = group.create_array("frames", shape=frames.shape, dtype="<f4", **settings)
+    made[...] = frames
+    return path / "202101"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_uncompressed_shard_is_byte_for_byte_zarr_s_own(tmp_path, shape):
+    frames = noise(4, shape)
+    write(tmp_path / "ours", frames)
+    theirs = by_zarr(tmp_path / "theirs", frames)
+    ours = tmp_path / "ours/202101"
+    assert (ours / store.SHARD_FILE).read_bytes() == (theirs / store.SHARD_FILE).read_bytes()
+    a, b = (json.loads((f / "frames/zarr.json").read_text()) for f in (ours, theirs))
+    assert a["codecs"] == b["codecs"]
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zarr_reads_what_was_written(tmp_path, shape, codec):
+    frames = noise(3, shape)
+    track = write(tmp_path, frames, codec)
+    array = zarr.open_group(tmp_path / "202101", mode="r")["frames"]
+    np.testing.assert_array_equal(array[...], frames)
+    np.testing.assert_array_equal(track.frames[...], frames)
+    np.testing.assert_array_equal(track.frames[1:3, :, : shape[1] // 2 + 1], array[1:3, :, : shape[1] // 2 + 1])  # fmt: skip
+    assert track.shape == shape
+
+
+def test_only_an_uncompressed_shard_is_mapped(tmp_path):
+    frames = noise(3, (1, 16, 16))
+    mapped = write(tmp_path, frames).frames
+    assert isinstance(mapped, np.ndarray)
+    assert not mapped.flags.writeable
+    assert not mapped.flags.owndata
+    assert isinstance(write(tmp_path, frames, "zstd", "202102").frames, zarr.Array)
+
+
+def test_a_single_frame_is_mapped(tmp_path):
+    frames = noise(1, (1, 5, 7))
+    np.testing.assert_array_equal(write(tmp_path, frames).frames, frames)
+
+
+OTHERS = {
+    "big-endian": {"serializer": BytesCodec(endian="big")},
+    "two frames per chunk": {"chunks": (2, 1, 16, 16)},
+    "half frames": {"chunks": (1, 1, 8, 16)},
+    "two shards": {"shards": (2, 1, 16, 16)},
+    "no shard": {"shards": None},
+    "zstd": {"compressors": [ZstdCodec(level=1)]},
+    "no checksum": {"compressors": None},
+    "transposed": {"filters": [zarr.codecs.TransposeCodec(order=(0, 1, 3, 2))]},
+    "empty chunks left out": {"config": {"write_empty_chunks": False}},
+}
+
+
+@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
+def test_another_writer_s_layout_is_read_through_zarr(tmp_path, options):
+    frames = noise(4, (1, 16, 16))
+    frames[2] = np.nan
+    by_zarr(tmp_path, frames, **options)
+    np.testing.assert_array_equal(Track(tmp_path, "202101").frames[...], frames)
+
+
+@pytest.mark.parametrize("where", [0, 1023, 1024 + 4 + 512, 3 * 1028 - 1])
+def test_a_flipped_byte_is_found(tmp_path, where):
+    write(tmp_path, noise(3, (1, 16, 16)))
+    file = tmp_path / "202101" / store.SHARD_FILE
+    assert shard.damaged_frames(file, 3) == []
+    data = bytearray(file.read_bytes())
+    data[where] ^= 1
+    file.write_bytes(data)
+    assert shard.damaged_frames(file, 3) == [where // 1028]  # 16 * 16 * 4 bytes and a checksum
+
+
+def test_frames_that_another_writer_left_out_are_not_damaged(tmp_path):
+    frames = noise(4, (1, 16, 16))
+    frames[2] = np.nan
+    folder = by_zarr(tmp_path, frames, config={"write_empty_chunks": False})
+    assert shard.damaged_frames(folder / store.SHARD_FILE, 4) == []
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+@pytest.mark.parametrize("harm", ["index", "cut", "gone", "empty"])
+def test_a_broken_shard_is_an_error_that_says_where(tmp_path, codec, harm):
+    track = write(tmp_path, noise(3, (1, 16, 16)), codec)
+    file = tmp_path / "202101" / store.SHARD_FILE
+    data = bytearray(file.read_bytes())
+    data[-10] ^= 1
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"index": data, "cut": data[:-30], "empty": b""}[harm])
+    with pytest.raises(UserError, match=f"{file}.*convert"):
+        track.frames[...]
+
+
+def test_the_writer_refuses_another_shape_or_dtype(tmp_path):
+    with TrackWriter(tmp_path, "202101", (1, 4, 4), "none") as writer:
+        for frame in (np.zeros((1, 4, 5), np.float32), np.zeros((1, 4, 4))):
+            with pytest.raises(ValueError, match=r"expected \(1, 4, 4\) float32"):
+                writer.append(frame)
+
+
+def test_a_track_not_committed_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), TrackWriter(tmp_path, "202101", (1, 4, 4), "none") as writer:  # noqa: PT012
+        writer.append(np.zeros((1, 4, 4), np.float32))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_even_to_close_leaves_nothing(tmp_path, monkeypatch):
+    writer = TrackWriter(tmp_path, "202101", (1, 4, 4), "none")
+
+    class Full:
+        def close(self) -> None:  # the buffer's last bytes do not fit either
+            raise OSError(28, "No space left on device")
+
+    writer.writer.file.close()
+    monkeypatch.setattr(writer.writer, "file", Full())
+    with pytest.raises(OSError, match="No space"), writer:
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shard.ShardWriter, "__init__", refuse)
+    with pytest.raises(OSError, match="No space"):
+        TrackWriter(tmp_path, "202101", (1, 4, 4), "none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_reads_back_damaged_is_not_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard, "damaged_frames", lambda *_: [1])
+    with pytest.raises(ValueError, match=r"frames \[1\] read back damaged"):
+        write(tmp_path, noise(2, (1, 4, 4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+def test_a_pickled_track_carries_no_data(tmp_path, codec):
+    track = write(tmp_path, noise(20, (1, 16, 16)), codec)
+    assert len(track.times) == track.frames.shape[0] == 20  # both opened
+    sent = pickle.dumps(track)
+    assert len(sent) < 500
+    np.testing.assert_array_equal(pickle.loads(sent).frames[...], track.frames[...])
+
+
+def test_triplets_are_windows_of_three(tmp_path):
+    store.begin(tmp_path / "S")
+    frames = noise(5, (1, 4, 4))
+    ids = ["202101", "202102"]
+    for id in ids:
+        write(tmp_path / "S", frames, id=id)
+    assert store.finish(tmp_path / "S", ids, {"manifest_hash": "x"}) == 6  # 2 tracks of 5 - 2
+    opened = store.open_store(tmp_path / "S")
+    track, middle = opened.triplets()
+    assert track.tolist() == [0, 0, 0, 1, 1, 1]
+    assert middle.tolist() == [1, 2, 3, 1, 2, 3]
+    for number, one in enumerate(opened):
+        np.testing.assert_array_equal(middle[track == number] - 1, one.windows(3))
+
+
+def test_a_store_without_tracks_or_triplets(tmp_path):
+    store.begin(tmp_path / "S")
+    write(tmp_path / "S", noise(1, (1, 4, 4)))
+    assert store.finish(tmp_path / "S", ["202101"], {"manifest_hash": "x"}) == 0
+    assert len(store.open_store(tmp_path / "S").triplets()[0]) == 0
+
+
+def root(path: Path, attributes: object) -> Path:
+    path.mkdir()
+    (path / "zarr.json").write_text(json.dumps({"attributes": attributes}))
+    return path
+
+
+def test_what_is_no_store_is_refused_with_a_way_out(tmp_path):
+    with pytest.raises(UserError, match=r"absent: no store here; run `cli convert SOURCE "):
+        store.open_store(tmp_path / "absent")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="no store here"):
+        store.open_store(tmp_path / "file")
+    with pytest.raises(UserError, match="interrupted, run `cli convert SOURCE .* again"):
+        store.open_store(root(tmp_path / "unfinished", {}))
+    newer = store.FORMAT_VERSION + 1
+    with pytest.raises(UserError, match=rf"store format {newer}, this eddy reads up to 1; update"):
+        store.open_store(root(tmp_path / "newer", {"format_version": newer}))
+    with pytest.raises(UserError, match="store format '1'"):
+        store.open_store(root(tmp_path / "odd", {"format_version": "1"}))
+    for number, text in enumerate(["[]", "{", "{}", '{"attributes": 3}', "\ud800"]):
+        folder = root(tmp_path / f"bad{number}", {})
+        (folder / "zarr.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(UserError, match="not the metadata of a Zarr v3 group"):
+            store.open_store(folder)
+
+
+def test_a_track_that_is_not_there(tmp_path):
+    store.begin(tmp_path / "S")
+    write(tmp_path / "S", noise(1, (1, 4, 4)))
+    store.finish(tmp_path / "S", ["202101"], {"manifest_hash": "x"})
+    opened = store.open_store(tmp_path / "S")
+    with pytest.raises(UserError, match="no track '202102'; it has 202101"):
+        opened.track("202102")
+    (tmp_path / "S/202101").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="202101: not there, though the store lists it; .*convert"):
+        opened.track("202101").shape  # noqa: B018
+
+
+def test_more_tracks_than_open_files_are_allowed(tmp_path):
+    """The release has 1,116 tracks, the usual limit is 1,024 files, a map holds one."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    write(tmp_path, noise(1, (1, 4, 4)))
+    here = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 20, hard))
+    try:
+        tracks = [Track(tmp_path, "202101") for _ in range(40)]
+        store.allow_open_files(len(tracks))
+        assert all(isinstance(track.frames, np.ndarray) for track in tracks)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
