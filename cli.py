@@ -244,7 +244,7 @@ def train(
     if resume:
         if run is None:
             raise UsageError("--resume: say which run with --run DIR")
-        base = run_settings.read(run / "settings.yaml")
+        base = run_settings.of_run(run)
     settings, notes = run_settings.load(config, set_ or (), base)
     settings = run_settings.located(settings, store, split)
     for note in notes:
@@ -282,7 +282,7 @@ def evaluate(
     done = stage.evaluate(
         run, on=on, which=checkpoint, store_path=store, split_path=split, device=device
     )
-    console.print(score_table(done))
+    console.print(score_table(done.tracks, done.rows, done.units))
     left_out = f"; {done.left_out} flagged frames left out" if done.left_out else ""
     console.print(
         f"{done.frames} frames{left_out}. PSNR and SSIM range: {done.peak:g} {done.units['rmse']}"
@@ -290,11 +290,74 @@ def evaluate(
     console.print(f"Scores    {done.file}")
 
 
-def score_table(done: Any) -> Table:
-    names = list(done.units)
-    table = Table("track", "method", *(f"{n} [{done.units[n]}]".replace("[", r"\[") for n in names))
-    tracks = list(done.tracks.items())[:MANY] if len(done.tracks) > 1 else []
-    for id, rows in [*tracks, ("all", done.rows)]:
+@app.command()
+def infer(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    input: Annotated[
+        Path, typer.Argument(help="A typhoon's raw folder, one H5 file, a raw tree or a store.")
+    ],
+    out: Annotated[Path, typer.Option(help="NetCDF file to write.")],
+    mode: Annotated[
+        Literal["enhance", "check"],
+        typer.Option(
+            help="enhance: frames finer than the input. check: coarsen, restore and compare."
+        ),
+    ] = "enhance",
+    id: Annotated[str | None, typer.Option(help="Which typhoon, where there are several.")] = None,
+    pictures: Annotated[
+        str, typer.Option(help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.")
+    ] = "3",
+    animation: Annotated[Literal["mp4", "gif", "none"], typer.Option()] = "mp4",
+    palette: Annotated[
+        Literal["enhanced", "grey"], typer.Option(help="Colours of cold cloud, or grey alone.")
+    ] = "enhanced",
+    tile: Annotated[
+        int, typer.Option(min=1, help="Input pixels per side; smaller needs less memory.")
+    ] = 128,
+    checkpoint: Which = "best",
+    device: Device = "auto",
+) -> None:
+    """Run a trained model on a typhoon: CF NetCDF, a PNG per frame asked for, an animation.
+
+    Example: cli infer runs/first data/WP/image/202107 --out 202107.nc --mode check
+    """
+    from pipeline import infer as stage
+
+    done = stage.infer(
+        run,
+        input,
+        out,
+        mode=mode,
+        which=checkpoint,
+        id=id,
+        tile=tile,
+        device=device,
+        pictures=pictures,
+        animation=None if animation == "none" else animation,
+        palette=palette,
+    )
+    for note in done.notes:
+        console.print(f"Note: {note}")
+    if done.scores:
+        console.print(score_table({}, done.scores, done.units))
+    console.print(f"{done.id}: {done.frames} frames of {done.shape[0]}x{done.shape[1]}")
+    console.print(f"NetCDF    {done.file}")
+    for path in done.pictures:
+        console.print(f"Picture   {path}")
+    if done.animation:
+        console.print(f"Animation {done.animation}")
+    finish_with(done.problems)
+
+
+def score_table(
+    tracks: dict[str, dict[str, dict[str, float]]],
+    rows_of_all: dict[str, dict[str, float]],
+    units: dict[str, str],
+) -> Table:
+    names = list(units)
+    table = Table("track", "method", *(f"{n} [{units[n]}]".replace("[", r"\[") for n in names))
+    each = list(tracks.items())[:MANY] if len(tracks) > 1 else []
+    for id, rows in [*each, ("all", rows_of_all)]:
         for row, scores in rows.items():
             table.add_row(id, row, *(f"{round(scores[n], 3) + 0.0:.3f}" for n in names))
         table.add_section()
@@ -364,7 +427,7 @@ def demo(
     step("evaluate", out / "run")
     step(
         "infer", out / "run", out / "WP" / "image" / held_out,
-        "--out", out / f"{held_out}.nc", "--check",
+        "--out", out / f"{held_out}.nc", "--mode", "check",
     )  # fmt: skip
 
     scores = json.loads((out / "run" / "scores.json").read_text())
@@ -376,7 +439,7 @@ def demo(
         table.add_row(name, f"{spent:.0f} s")
     console.print(table)
     console.print("[bold]Look at[/]")
-    for path in [*sorted(out.glob("*.png")), *sorted(out.glob("*.mp4")), *sorted(out.glob("*.nc"))]:
+    for path in sorted(p for p in out.rglob(f"{held_out}*") if p.suffix in (".png", ".mp4", ".nc")):
         console.print(f"  {path}")
     console.print(f"  {out / 'run' / 'scores.json'}")
     console.print(f"  tensorboard --logdir {out / 'run' / 'tensorboard'}")

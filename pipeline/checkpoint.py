@@ -74,7 +74,10 @@ def usable_device(name: str) -> torch.device:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; whatever happens, `path` holds the old one or the new one."""
+    """Write a checkpoint; whatever happens, `path` holds the old one or the new one.
+
+    Raises UserError or OSError when the disk refuses.
+    """
     plain = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -86,8 +89,12 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "averaged": checkpoint.averaged,
         "training": checkpoint.training,
     }
-    with atomic.replacing(path) as temporary:
-        torch.save(plain, temporary)
+    try:
+        with atomic.replacing(path) as temporary:
+            torch.save(plain, temporary)
+    except RuntimeError as error:  # torch's own writer says so when the disk is full
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(f"{path}: could not be written (is the disk full? {reason})") from None
 
 
 def load(path: Path) -> Checkpoint:

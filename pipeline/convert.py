@@ -6,11 +6,14 @@ the store, from the same files and the same settings, is not redone.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -20,7 +23,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, NonNegativeFloat
 
-from pipeline import atomic, manifest, sources, store, windows
+from pipeline import atomic, manifest, quality, sources, store, windows
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.sources import FrameError, RawTrack, Release
@@ -75,32 +78,41 @@ def convert(
     """Convert every track of `source` (or those in `ids`) into the store `target`.
 
     Raises UserError for bad input, with nothing half written: finished tracks stay and are not
-    redone, the store says that it is unfinished until all is done.
+    redone, the store says that it is unfinished until all is done. OSError: the disk refuses.
     """
     release = selected(sources.scan(source), ids)
     if strict and release.problems:
         raise UserError(f"{release.problems[0]} (--strict)")
+    store.check_target(target)
     jobs, reused = plan(release, target, settings, strict)
-    before = finished_ids(target)
     chosen = {raw.id for raw in release.tracks}
+    before = finished_ids(target)
     kept = [id for id in before if id not in chosen]
-    if kept:
-        refuse_mixed(target, settings)
+    refuse_mixed(target, kept, settings)
 
     new = not target.exists()
-    try:
-        if jobs:
-            store.begin(target)
-        records = {**{id: record_of(target, id) for id in [*kept, *reused]}, **run(jobs, workers)}
-    except BaseException:
-        if new:
-            remove_if_empty(target)
-        raise
+    with writing(target):
+        try:
+            if jobs:
+                store.begin(target)
+            done = run(jobs, workers)
+        except BaseException:
+            if new:
+                remove_if_empty(target)
+            raise
+    for id in [*kept, *reused]:
+        done[id] = record_of(target, id)
+    for id in before:
+        if not done[id]["frames"]:  # its files cannot be read any more: the track stays as it was
+            refuse_mixed(target, [id], settings)
+            done[id] = {**record_of(target, id), "problems": done[id]["problems"]}
+            kept.append(id)
+    records = dict(sorted(done.items()))  # not in the order in which processes finished
     problems = [*release.problems, *(p for r in records.values() for p in r["problems"])]
-    tracks = sorted(id for id, record in records.items() if record["frames"])
+    tracks = [id for id, record in records.items() if record["frames"]]
     if not tracks:
         if new:
-            remove_if_empty(target, root=True)
+            remove_if_empty(target)
         raise UserError(f"{source}: not one readable frame; {problems[0]}")
 
     about = {
@@ -108,10 +120,10 @@ def convert(
         "settings": settings.model_dump(),
         "channels": [vars(valid(c, settings)) for c in release.channels],
         "tracks": {id: public(records[id]) for id in tracks},
-        "problems": problems,
     }
     identity = manifest.digest(about)
-    triplets = finish(target, tracks, release, about, identity, settings, untouched=not jobs)
+    with writing(target):
+        triplets = finish(target, tracks, release, about, identity, settings, untouched=not jobs)
     file = manifest.manifest_file(manifests, target)
     head = {
         "store": target.name,
@@ -125,7 +137,8 @@ def convert(
             "triplets": triplets,
         },
     }
-    atomic.write_json(file, {**head, **about})
+    with writing(file):
+        atomic.write_json(file, {**head, **about, "problems": problems})
     return Conversion(
         target, file, {id: records[id] for id in tracks}, triplets, problems, reused, kept
     )
@@ -163,9 +176,18 @@ def plan(
 
 def fingerprint(raw: RawTrack, settings: ConvertSettings) -> str:
     """Changes when a source file, a table's row or a setting does."""
-    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for f in raw.frames for p in f.paths]
+    files = [stamp(path) for frame in raw.frames for path in frame.paths]
     tables = {name: repr(v.values.tolist()) for name, v in raw.variables.items()}
-    return manifest.digest([store.FORMAT_VERSION, files, tables, settings.model_dump()])
+    unmatched = [raw.unmatched_frames, raw.unmatched_rows]
+    return manifest.digest([store.FORMAT_VERSION, files, tables, unmatched, settings.model_dump()])
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return path.name, -1, -1  # a link to nowhere: named when its turn comes to be read
+    return path.name, status.st_size, status.st_mtime_ns
 
 
 def is_done(target: Path, id: str, print_of_source: str) -> bool:
@@ -176,37 +198,40 @@ def is_done(target: Path, id: str, print_of_source: str) -> bool:
 
 def finished_ids(target: Path) -> list[str]:
     """Every whole track in a store, finished or not; [] where there is none."""
-    if not target.exists():
-        return []
-    if not target.is_dir() or (any(target.iterdir()) and not (target / "zarr.json").is_file()):
-        raise UserError(f"{target}: exists and is not a store; choose another name")
     return sorted(p.parent.parent.name for p in target.glob("[!.]*/frames/zarr.json"))
 
 
-def refuse_mixed(target: Path, settings: ConvertSettings) -> None:
+def refuse_mixed(target: Path, kept: Sequence[str], settings: ConvertSettings) -> None:
     """One store has one set of settings. Raises UserError."""
-    try:
-        before = store.open_store(target).attrs.get("settings")
-    except UserError:
-        return  # unfinished: its tracks carry fingerprints
-    if before != settings.model_dump():
-        raise UserError(
-            f"{target}: was converted with {before}, now asked for {settings.model_dump()}; "
-            "convert all tracks again, or into another store"
-        )
+    for id in kept:
+        before = json.loads(store.Track(target, id).attrs.get("settings", "null"))
+        if before != settings.model_dump():
+            raise UserError(
+                f"{target}: {id} was converted with {before}, now asked for "
+                f"{settings.model_dump()}; convert all tracks again, or into another store"
+            )
 
 
 def record_of(target: Path, id: str) -> dict[str, Any]:
-    record: dict[str, Any] = store.Track(target, id).attrs["record"]
+    record: dict[str, Any] = json.loads(store.Track(target, id).attrs["record"])
     return record
 
 
-def remove_if_empty(target: Path, root: bool = False) -> None:
+def remove_if_empty(target: Path) -> None:
     """Take away what `begin` made when nothing came of it."""
-    inside = {p.name for p in target.iterdir()} if target.is_dir() else {"?"}
-    if inside <= {"zarr.json"} or root:
-        (target / "zarr.json").unlink(missing_ok=True)
-        target.rmdir()
+    if target.is_dir() and {p.name for p in target.iterdir()} <= {"zarr.json"}:
+        shutil.rmtree(target)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk does not say where it is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def valid(channel: sources.Channel, settings: ConvertSettings) -> sources.Channel:
@@ -259,12 +284,11 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     raised as FrameError. OSError: the disk refuses; nothing of this track is left.
     """
     read = sources.find(job.format).read_frame
-    low = np.array([c.valid_min for c in job.channels], np.float32)[:, None, None]
-    high = np.array([c.valid_max for c in job.channels], np.float32)[:, None, None]
+    channels = [vars(channel) for channel in job.channels]
     writer: store.TrackWriter | None = None
-    shape = frame_shape(job)
+    shape = quality.usual_shape(job.raw.frames, read)
     kept: list[int] = []
-    quality: list[tuple[float, int]] = []  # missing fraction, flag
+    found: list[tuple[float, int]] = []  # missing fraction, flag
     problems: list[str] = []
     sums = Sums.none(len(job.channels))
     try:
@@ -282,11 +306,8 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
                 problems.append(str(error))
                 advance()
                 continue
-            flag = BLANK if is_blank(frame) else 0
-            with np.errstate(invalid="ignore"):
-                missing = ~((frame >= low) & (frame <= high))
-            frame[missing] = np.nan
-            fraction = float(missing.mean())
+            fraction = quality.mask(frame, channels)
+            flag = BLANK if quality.is_blank(frame) else 0
             flag |= TOO_MANY_MISSING if fraction > job.settings.max_missing else 0
             if not flag:
                 sums.add(frame)
@@ -294,37 +315,18 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
                 writer = store.TrackWriter(job.store, job.raw.id, frame.shape, job.settings.codec)
             writer.append(frame)
             kept.append(number)
-            quality.append((fraction, flag))
+            found.append((fraction, flag))
             advance()
         if writer is None:
             return {"frames": 0, "problems": problems}
-        record = summary(job, kept, quality, problems, sums)
+        record = summary(job, kept, found, problems, sums)
         with writer:
-            writer.commit(arrays(job, kept, quality, sums), frame_attrs(job), attrs(job, record))
+            writer.commit(arrays(job, kept, found, sums), frame_attrs(job), attrs(job, record))
         return record
     except BaseException:
         if writer is not None:
             writer.__exit__()
         raise
-
-
-def frame_shape(job: Job) -> tuple[int, ...] | None:
-    """The shape that most of the first, middle and last readable frames have."""
-    read = sources.find(job.format).read_frame
-    frames, shapes = job.raw.frames, []
-    for raw in {f.time: f for f in (frames[0], frames[len(frames) // 2], frames[-1])}.values():
-        try:
-            shapes.append(read(raw).shape)
-        except FrameError:
-            continue  # named when its turn comes
-    return Counter(shapes).most_common(1)[0][0] if shapes else None
-
-
-def is_blank(frame: np.ndarray) -> bool:
-    """At most two distinct values, or more than half of the pixels at the minimum."""
-    low, high = frame.min(), frame.max()
-    at_low = np.count_nonzero(frame == low)
-    return bool(at_low > frame.size / 2 or at_low + np.count_nonzero(frame == high) >= frame.size)
 
 
 @dataclass
@@ -362,14 +364,14 @@ class Sums:
 def summary(
     job: Job,
     kept: Sequence[int],
-    quality: Sequence[tuple[float, int]],
+    found: Sequence[tuple[float, int]],
     problems: list[str],
     sums: Sums,
 ) -> dict[str, Any]:
     """One track as the manifest has it: plain data."""
     raw = [job.raw.frames[number] for number in kept]
     times = np.array([frame.time for frame in raw]).astype("datetime64[s]").astype(np.int64)
-    flags = np.array([flag for _, flag in quality])
+    flags = np.array([flag for _, flag in found])
     step = windows.usual_step(times)
     gaps = np.flatnonzero(np.diff(times) != step)
     return {
@@ -379,7 +381,7 @@ def summary(
         "step_minutes": step / 60,
         "satellites": dict(Counter(frame.satellite for frame in raw)),
         "gaps": [[str(raw[i].time), str(raw[i + 1].time)] for i in gaps],
-        "frames_with_missing_pixels": sum(fraction > 0 for fraction, _ in quality),
+        "frames_with_missing_pixels": sum(fraction > 0 for fraction, _ in found),
         "too_many_missing": int(((flags & TOO_MANY_MISSING) > 0).sum()),
         "blank": int(((flags & BLANK) > 0).sum()),
         "frames_without_best_track": job.raw.unmatched_frames,
@@ -396,7 +398,7 @@ def public(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def arrays(
-    job: Job, kept: Sequence[int], quality: Sequence[tuple[float, int]], sums: Sums
+    job: Job, kept: Sequence[int], found: Sequence[tuple[float, int]], sums: Sums
 ) -> dict[str, Array]:
     """Everything beside the frames, per time step and per channel."""
     raw = [job.raw.frames[number] for number in kept]
@@ -425,12 +427,12 @@ def arrays(
         ),
         "missing_fraction": Array(
             ("time",),
-            np.array([fraction for fraction, _ in quality], np.float32),
+            np.array([fraction for fraction, _ in found], np.float32),
             {"long_name": "fraction of missing pixels", "units": "1"},
         ),
         "flag": Array(
             ("time",),
-            np.array([flag for _, flag in quality], np.uint8),
+            np.array([flag for _, flag in found], np.uint8),
             {
                 "long_name": "why a frame is in no window; 0: it is fit",
                 "flag_masks": [TOO_MANY_MISSING, BLANK],
@@ -451,11 +453,12 @@ def frame_attrs(job: Job) -> dict[str, Any]:
     shared = {
         "long_name": first.long_name,
         "valid_range": [first.valid_min, first.valid_max],
-        "coordinates": " ".join(n for n in ("latitude", "longitude") if n in job.raw.variables),
     }
     named = {"standard_name": first.standard_name, "units": first.units}
     same_units = len({c.units for c in job.channels}) == 1
-    return {**(named if same_units else {}), **shared}
+    places = [name for name in ("latitude", "longitude") if name in job.raw.variables]
+    coordinates = {"coordinates": " ".join(places)} if places else {}
+    return {**(named if same_units else {}), **shared, **coordinates}
 
 
 def attrs(job: Job, record: dict[str, Any]) -> dict[str, Any]:
@@ -465,7 +468,9 @@ def attrs(job: Job, record: dict[str, Any]) -> dict[str, Any]:
         **job.raw.attrs,
         "step_minutes": record["step_minutes"],
         "source_fingerprint": job.fingerprint,
-        "record": record,
+        # as text: xarray can write a track to NetCDF, whose attributes cannot nest
+        "settings": json.dumps(job.settings.model_dump()),
+        "record": json.dumps(record),
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
 from pipeline import quality, sources, store
 from pipeline.errors import UserError
@@ -48,13 +49,15 @@ def opened(path: Path, id: str | None, channels: Sequence[Mapping[str, Any]]) ->
     return from_source(sources.scan(path), id, channels)
 
 
-def from_store(opened: store.Store, id: str | None, channels: Sequence[Mapping[str, Any]]) -> Footage:
+def from_store(
+    opened: store.Store, id: str | None, channels: Sequence[Mapping[str, Any]]
+) -> Footage:
     refuse_others(opened.path, opened.channels, channels)
     track = opened.track(only(opened.path, opened.ids, id))
     variables = {
         name: Variable(np.asarray(array[...]), described(array.attrs))
         for name, array in track.group.arrays()
-        if array.metadata.dimension_names == ("time",) and name not in OWN
+        if dimensions(array) == ("time",) and name not in OWN
     }
     return Footage(
         path=opened.path,
@@ -72,15 +75,19 @@ def read_stored(
     track: store.Track, channels: Sequence[Mapping[str, Any]], number: int
 ) -> np.ndarray:
     where = f"{track.store / track.id}: frame {number}"
-    if track.flag[number] & store.BLANK:
-        raise FrameError(f"{where} is blank")
     try:
         # Through Zarr, not the memory map: Zarr checks the frame's checksum.
         frame = np.array(track.array("frames")[number], np.float32)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise FrameError(f"{where} is damaged ({reason}); run `cli convert` again") from None
+        raise FrameError(f"{where} is damaged ({reason}); convert it again") from None
+    return usable(frame, channels, where)
+
+
+def usable(frame: np.ndarray, channels: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
     quality.mask(frame, channels)
+    if quality.is_blank(frame):
+        raise FrameError(f"{where} is blank")
     return frame
 
 
@@ -125,10 +132,7 @@ def read_raw(
             f"{source.paths[0]}: image is {frame.shape[1:]}, expected {shape[1:]} "
             "as in the rest of its typhoon"
         )
-    if quality.is_blank(frame):
-        raise FrameError(f"{source.paths[0]}: image is blank")
-    quality.mask(frame, channels)
-    return frame
+    return usable(frame, channels, f"{source.paths[0]}: image")
 
 
 def only(path: Path, ids: Sequence[str], id: str | None) -> str:
@@ -152,6 +156,10 @@ def refuse_others(
     )
     if have != want:
         raise UserError(f"{path}: has the channels {have}; the model was trained on {want}")
+
+
+def dimensions(array: zarr.Array) -> tuple[str | None, ...] | None:
+    return getattr(array.metadata, "dimension_names", None)  # Zarr v2 has none
 
 
 def described(attrs: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.store import Track, few
+from pipeline.store import Track, allow_open_files, few
 
 ORIENTATIONS = 8  # flips and quarter turns of a square
 
@@ -34,7 +34,8 @@ class Loader:
 
     tracks: of one channel count, each at least patch x patch pixels; window: frames per sample;
     batch: samples. An epoch shows every window crops_per_window times, each time another crop.
-    A last batch that would be smaller is left out, unless it is the only one.
+    A last batch that would be smaller is left out, unless it is the only one, and so are windows
+    that do not fill a round of ranks: other ones in every epoch.
     Raises UserError for a patch larger than a frame and for tracks without any window.
     """
 
@@ -56,12 +57,19 @@ class Loader:
         self.window, self.patch, self.batch = window, patch, batch
         self.augment, self.seed, self.rank, self.ranks = augment, seed, rank, ranks
         self.windows = windows_of(self.tracks, window)
-        self.samples = len(self.windows) * crops_per_window // ranks
-        if not self.samples:
+        if not len(self.windows):
             raise UserError(
                 f"tracks {few([t.id for t in tracks])}: no window of {window} usable frames at "
                 "equal steps; convert with a larger --max-missing, or train on other tracks"
             )
+        self.shown = len(self.windows) * crops_per_window  # by all ranks together
+        self.samples = self.shown // ranks
+        if not self.samples:
+            raise UserError(
+                f"{self.shown} windows cannot be shared among {ranks} ranks; "
+                "use fewer devices, or a larger training.crops_per_window"
+            )
+        allow_open_files(len(self.tracks))
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -70,7 +78,7 @@ class Loader:
     def crops(self, epoch: int) -> Crops:
         """All samples of one epoch, in order."""
         shared = np.random.default_rng([self.seed, epoch])  # all ranks shuffle alike, then deal
-        order = shared.permutation(self.samples * self.ranks)[self.rank :: self.ranks]
+        order = shared.permutation(self.shown)[self.rank :: self.ranks][: self.samples]
         own = np.random.default_rng([self.seed, epoch, self.rank + 1])
         window = order % len(self.windows)
         sizes = np.array([track.shape[1:] for track in self.tracks])[self.windows[window, 0]]

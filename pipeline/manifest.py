@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,12 +77,17 @@ def read_split(path: Path, store: Store) -> Split:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"{path}: not a split file: {where}: {first['msg']}") from None
+    ids = [*split.train, *split.eval, *split.test]
+    if twice := [id for id, count in Counter(ids).items() if count > 1]:
+        raise UserError(f"{path}: track {', '.join(twice)} is in more than one part")
     if split.manifest_hash != store.manifest_hash:
         raise UserError(
             f"{path}: divides the store {split.store!r} of conversion {split.manifest_hash[:12]}, "
             f"but {store.path} is conversion {store.manifest_hash[:12]}; "
             f"run `cli split {store.path} --eval-ids ...` for this store"
         )
+    if unknown := sorted(set(ids) - set(store.ids)):
+        raise UserError(f"{path}: no track {', '.join(map(repr, unknown))} in {store.path}")
     return split
 
 

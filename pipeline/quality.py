@@ -11,38 +11,38 @@ import numpy as np
 from pipeline.sources import FrameError
 
 F = TypeVar("F")
-ENOUGH = 3  # readable frames that decide a track's shape
+SAMPLED = 5  # frames of a track whose shapes are compared
 
 
 def usual_shape(
     frames: Sequence[F], read: Callable[[F], np.ndarray]
 ) -> tuple[int, int, int] | None:
-    """(C, H, W) of most of the first, middle and last readable frames; None: not one is readable.
+    """(C, H, W) of most of a few frames, evenly spread over the track; None: all unreadable.
 
-    read raises FrameError for a frame that is not.
+    read raises FrameError for a frame that is.
     """
-    n = len(frames)
-    first = dict.fromkeys((0, n // 2, n - 1)) if n else {}
-    shapes: list[tuple[int, int, int]] = []
-    for number in [*first, *(i for i in range(n) if i not in first)]:
-        if len(shapes) == min(ENOUGH, n):
+    count = len(frames)
+    sample = {round(i * (count - 1) / (SAMPLED - 1)) for i in range(SAMPLED)}
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    for number in [*sorted(sample), *(i for i in range(count) if i not in sample)]:
+        if shapes and number not in sample:
             break
         try:
             C, H, W = read(frames[number]).shape
         except FrameError:
             continue  # named when its turn comes
-        shapes.append((C, H, W))
-    return Counter(shapes).most_common(1)[0][0] if shapes else None
+        shapes[C, H, W] += 1
+    return shapes.most_common(1)[0][0] if shapes else None
 
 
 def is_blank(frame: np.ndarray) -> bool:
-    """At most two distinct values, or more than half of the pixels at the minimum.
-
-    frame: as the source has it, nothing masked yet.
-    """
-    low, high = frame.min(), frame.max()
-    at_low = np.count_nonzero(frame == low)
-    return bool(at_low > frame.size / 2 or at_low + np.count_nonzero(frame == high) >= frame.size)
+    """At most two distinct values, or more than half of the pixels at the minimum; NaN apart."""
+    seen = frame[~np.isnan(frame)]
+    if not seen.size:
+        return True
+    low, high = seen.min(), seen.max()
+    at_low = np.count_nonzero(seen == low)
+    return bool(at_low > seen.size / 2 or at_low + np.count_nonzero(seen == high) >= seen.size)
 
 
 def mask(frame: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> float:
@@ -54,7 +54,6 @@ def mask(frame: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> float:
         np.array([channel[key] for channel in channels], frame.dtype)[:, None, None]
         for key in ("valid_min", "valid_max")
     )
-    with np.errstate(invalid="ignore"):
-        missing = ~((frame >= low) & (frame <= high))
+    missing = ~((frame >= low) & (frame <= high))
     frame[missing] = np.nan
     return float(missing.mean())

@@ -72,7 +72,9 @@ def fit(kind: str, channels: list[dict[str, Any]], statistics: Statistics) -> Sc
         scale = tuple((b - a) / 2 for a, b in zip(low, high, strict=True))
     elif kind == "standard":
         centre, scale = mean, tuple(statistics.std)
-        if flat := [c["name"] for c, s in zip(channels, scale, strict=True) if s == 0]:
+        # A constant's deviation, added up from squares, need not be 0.
+        ranges = zip(channels, statistics.min, statistics.max, strict=True)
+        if flat := [channel["name"] for channel, low, high in ranges if low == high]:
             raise UserError(
                 f"channel {', '.join(flat)} is constant in the training tracks; "
                 "use scaling.kind: range"

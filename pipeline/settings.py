@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 import models
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, UserError
 from pipeline.tasks import TaskSettings
 
 # The keys of the TempoGAN specification's config.json, where ours lie elsewhere ...
@@ -144,6 +144,14 @@ def read(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{file}: holds a {type(value).__name__}; expected sections with settings")
     return value
+
+
+def of_run(run: Path) -> dict[str, Any]:
+    """The resolved settings that a run was started with. Raises UserError where there are none."""
+    file = run / "settings.yaml"
+    if not file.is_file():
+        raise UserError(f"{run}: no training to resume here; leave out --resume to start one")
+    return read(file)
 
 
 def parsed(text: str, where: str) -> Any:

@@ -96,10 +96,11 @@ def words(asked: Iterable[str]) -> Iterable[str]:
         if item.startswith("@"):
             file = Path(item[1:])
             try:
-                lines = file.read_text(encoding="utf-8").splitlines()
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{file}: cannot be read as a list of ids ({error})") from None
-            yield from words(line.split("#")[0] for line in lines)
+            for line in lines:
+                yield from line.split("#")[0].replace(",", " ").split()
         else:
             yield from item.replace(",", " ").split()
 

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import floordiv
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from pipeline.errors import UserError
 FORMAT_VERSION = 1
 CODECS = ("none", "zstd")
 TOO_MANY_MISSING, BLANK = 1, 2  # bits of `flag`
+UNFINISHED = "unfinished"  # attribute of a root between `begin` and `finish`
 STATISTICS = ("count", "sum", "sum_of_squares", "min", "max")
 CONVENTIONS = "CF-1.11"
 SHARD_FILE = Path("frames/c/0/0/0/0")
@@ -90,14 +92,14 @@ class TrackWriter:
     ) -> None:
         """Close the shard, describe it, check it, and put it in its place.
 
-        Raises OSError when the disk refuses, ValueError when what was written reads back damaged.
+        Raises OSError when the disk refuses, UserError when what was written reads back damaged.
         """
         with self.writer:
             count = len(self.writer.index)
         grid = shard.chunk_shape(self.frame_shape, self.codec)
         count //= -(-self.frame_shape[1] // grid[2]) * -(-self.frame_shape[2] // grid[3])
         if self.codec == "none" and (bad := shard.damaged_frames(self.folder / SHARD_FILE, count)):
-            raise ValueError(f"{self.folder}: frames {bad} read back damaged; is the disk sound?")
+            raise UserError(f"{self.target}: frames {bad} read back damaged; is the disk sound?")
         group = zarr.create_group(self.folder, zarr_format=3, attributes=dict(attrs))
         whole = tuple(-(-n // c) * c for n, c in zip(self.frame_shape, grid[1:], strict=True))
         group.create_array(
@@ -156,12 +158,39 @@ def put(group: zarr.Group, name: str, array: Array) -> None:
     made[...] = values
 
 
+def check_target(path: Path) -> None:
+    """Raise UserError unless a conversion may write at `path`: nothing there, or a store of ours.
+
+    A store of a newer eddy is refused too.
+    """
+    if not path.exists() or (path.is_dir() and all(is_temporary(p) for p in path.iterdir())):
+        return
+    try:
+        attrs = root_attrs(path)
+    except UserError:
+        attrs = {}
+    if "format_version" not in attrs and UNFINISHED not in attrs:
+        raise UserError(f"{path}: exists and is not a store; choose another name")
+    check_version(path, attrs.get("format_version", FORMAT_VERSION))
+
+
 def begin(path: Path) -> None:
-    """Make the store's root, or mark an existing one as unfinished until `finish`."""
+    """Make the store's root, or mark an existing one as unfinished until `finish`.
+
+    What a killed conversion left half written is swept away.
+    """
     path.mkdir(parents=True, exist_ok=True)
+    for stale in filter(is_temporary, path.iterdir()):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    attrs = {UNFINISHED: "cli convert was interrupted, or is still at work"}
     atomic.write_json(
-        path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attrs}
     )
+
+
+def is_temporary(path: Path) -> bool:
+    """What TrackWriter and atomic.replacing write under before they rename."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def finish(path: Path, tracks: Sequence[str], attrs: Mapping[str, Any]) -> int:
@@ -226,7 +255,7 @@ class Track:
         """
         array = self.array("frames")
         shape = (array.shape[0], *self.shape)
-        form = array.metadata.codecs[0]
+        form = next(iter(getattr(array.metadata, "codecs", ())), None)
         if (
             not isinstance(form, ShardingCodec)
             or form.index_location != ShardingCodecIndexLocation.end
@@ -234,16 +263,17 @@ class Track:
             or array.shards[0] != shape[0]
         ):
             return array  # another writer's layout, still valid Zarr
-        self.check_index(math.prod(n // c for n, c in zip(array.shards, array.chunks, strict=True)))
+        file = self.store / self.id / "frames" / array.metadata.encode_chunk_key((0, 0, 0, 0))
+        self.check_index(file, math.prod(map(floordiv, array.shards, array.chunks)))
         if form.codecs != PLAIN or array.chunks != (1, *self.shape):
             return array
         try:
-            return shard.mapped(self.store / self.id / SHARD_FILE, shape)
+            return shard.mapped(file, shape)
         except (ValueError, OSError):
             return array  # in another order, or no more files may be open
 
-    def check_index(self, chunks: int) -> None:
-        file = self.store / self.id / SHARD_FILE
+    def check_index(self, file: Path, chunks: int) -> None:
+        """Raise UserError unless the shard's index is whole."""
         try:
             shard.read_index(file, chunks)
         except (ValueError, OSError) as error:
@@ -342,25 +372,33 @@ def open_store(path: Path) -> Store:
 
     Raises UserError when there is none, its conversion has not finished, or a newer eddy wrote it.
     """
-    file = path / "zarr.json"
-    if not file.is_file():
-        raise UserError(f"{path}: no store here; run `cli convert SOURCE {path}` first")
-    try:
-        attrs = json.loads(file.read_text())["attributes"]
-        version = attrs.get("format_version")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file}: not the metadata of a Zarr v3 group") from None
-    if version is None:
+    attrs = root_attrs(path)
+    if "format_version" not in attrs:
         raise UserError(
             f"{path}: not a finished store of eddy (its root has no format version); "
             f"if a conversion was interrupted, run `cli convert SOURCE {path}` again"
         )
+    check_version(path, attrs["format_version"])
+    return Store(path, attrs)
+
+
+def root_attrs(path: Path) -> dict[str, Any]:
+    """The root's attributes, straight from its file. Raises UserError."""
+    file = path / "zarr.json"
+    if not file.is_file():
+        raise UserError(f"{path}: no store here; run `cli convert SOURCE {path}` first")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["attributes"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: not the metadata of a Zarr v3 group") from None
+
+
+def check_version(path: Path, version: object) -> None:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(
             f"{path}: store format {version!r}, this eddy reads up to {FORMAT_VERSION}; "
-            "update eddy or convert again"
+            "update eddy, or convert into another store"
         )
-    return Store(path, attrs)
 
 
 def allow_open_files(count: int) -> None:

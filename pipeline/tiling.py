@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def spans(length: int, tile: int, reach: int) -> list[Span]:
     edges = [round(length * i / count) for i in range(count + 1)]
     keeps, ramps = [], []
     centre = torch.arange(length) + 0.5
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         up = (centre - (start - BLEND)) / (2 * BLEND) if start > 0 else torch.ones(length)
         down = ((stop + BLEND) - centre) / (2 * BLEND) if stop < length else torch.ones(length)
         ramps.append(torch.minimum(up, down).clamp(0, 1))

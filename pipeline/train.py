@@ -86,9 +86,9 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
     trainer = Trainer.of(settings, run)
     if old:
         trainer.restore(old, last)
-    else:
-        run.mkdir(parents=True, exist_ok=True)
-        run_settings.write(run / "settings.yaml", settings)
+    for stale in last.parent.glob(".*.tmp"):  # left by a training that was killed while writing
+        stale.unlink()
+    run_settings.write(run / "settings.yaml", settings)
     with open_log(run, trainer.position.step) as log, told_to_stop() as stopping:
         return trainer.fit(log, stopping)
 

@@ -76,7 +76,8 @@ def test_names_that_say_the_impossible(tiny):
 def test_two_files_of_one_hour(tiny):
     tiny.write(0)
     tiny.write(0, satellite="GOE9")
-    with pytest.raises(UserError, match=r"two files for one hour of one typhoon: .*GOE9-1.h5 and .*HMW8-1.h5; expected one: move one"):  # fmt: skip
+    said = r"two files for one hour of one typhoon: .*GOE9-1.h5 and .*HMW8-1.h5; expected one: move"
+    with pytest.raises(UserError, match=said):
         sources.scan(tiny.root)
 
 
@@ -167,7 +168,10 @@ def test_a_table_with_faults_costs_only_its_rows(tiny):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("year,month,day,hour,grade,lat,lng\n2021,7,19,0,5,1,1\n", "no column pressure, wind, intp"),
+        (
+            "year,month,day,hour,grade,lat,lng\n2021,7,19,0,5,1,1\n",
+            "no column pressure, wind, intp",
+        ),
         ("", "not a readable CSV table"),
         ("\x00\x01\xff", "not a readable CSV table|no column"),
         ('a,b\n"1,2\n', "not a readable CSV table|no column"),
@@ -218,7 +222,9 @@ def test_one_table_for_all_is_joined_as_one_per_storm_is(tiny, place):
             np.testing.assert_array_equal(a.variables[name].values, b.variables[name].values)
 
 
-@pytest.mark.parametrize("text", ["", "image_path,year\nx,2021\n", "id,year\n202101,2021\n202102,2021\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["", "image_path,year\nx,2021\n", "id,year\n202101,2021\n202102,2021\n"]
+)
 def test_a_fault_of_the_table_for_all_is_said_once(tiny, text):
     tiny.track("202101", [0])
     tiny.track("202102", [0])

@@ -75,7 +75,8 @@ def test_zarr_reads_what_was_written(tmp_path, shape, codec):
     array = zarr.open_group(tmp_path / "202101", mode="r")["frames"]
     np.testing.assert_array_equal(array[...], frames)
     np.testing.assert_array_equal(track.frames[...], frames)
-    np.testing.assert_array_equal(track.frames[1:3, :, : shape[1] // 2 + 1], array[1:3, :, : shape[1] // 2 + 1])  # fmt: skip
+    half = shape[1] // 2 + 1
+    np.testing.assert_array_equal(track.frames[1:3, :, :half], frames[1:3, :, :half])
     assert track.shape == shape
 
 
@@ -100,6 +101,7 @@ OTHERS = {
     "two shards": {"shards": (2, 1, 16, 16)},
     "no shard": {"shards": None},
     "zstd": {"compressors": [ZstdCodec(level=1)]},
+    "dots in its name": {"chunk_key_encoding": {"name": "v2", "separator": "."}},
     "no checksum": {"compressors": None},
     "transposed": {"filters": [zarr.codecs.TransposeCodec(order=(0, 1, 3, 2))]},
     "empty chunks left out": {"config": {"write_empty_chunks": False}},
@@ -235,7 +237,7 @@ def test_what_is_no_store_is_refused_with_a_way_out(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="no store here"):
         store.open_store(tmp_path / "file")
-    with pytest.raises(UserError, match="interrupted, run `cli convert SOURCE .* again"):
+    with pytest.raises(UserError, match=r"interrupted, run `cli convert SOURCE .* again"):
         store.open_store(root(tmp_path / "unfinished", {}))
     newer = store.FORMAT_VERSION + 1
     with pytest.raises(UserError, match=rf"store format {newer}, this eddy reads up to 1; update"):
@@ -257,7 +259,7 @@ def test_a_track_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no track '202102'; it has 202101"):
         opened.track("202102")
     (tmp_path / "S/202101").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="202101: not there, though the store lists it; .*convert"):
+    with pytest.raises(UserError, match=r"202101: not there, though the store lists it; .*convert"):
         opened.track("202101").shape  # noqa: B018
 
 

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -293,7 +294,7 @@ def image_dataset(path: Path, file: h5py.File) -> h5py.Dataset:
     return data
 
 
-def text(attribute: object) -> str:
+def text(attribute: Any) -> str:
     """An attribute however it was written: bytes, a string, an array of one, nothing at all."""
     if attribute is None or isinstance(attribute, h5py.Empty) or not np.size(attribute):
         return ""

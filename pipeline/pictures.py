@@ -1,0 +1,340 @@
+"""Drawing: frames side by side as a PNG, and a sequence of such pictures as MP4 or GIF.
+
+Infrared as forecasters are used to it: cold is bright, or coloured below -30 °C; one scale of
+kelvin for all panels and all times; missing pixels hatched, unlike any temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline import atomic
+from pipeline.errors import UsageError, UserError
+
+if TYPE_CHECKING:  # half a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+Palette = Literal["enhanced", "grey"]
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
+
+MOVIES = (".mp4", ".gif")
+GIF_WIDTH = 1000  # pixels; a GIF keeps all its frames in memory, and grows large
+GREY_FROM = 243.0  # K (-30 °C): warmer is grey, colder coloured
+# K, colour: grey inverted, then the usual order of infrared enhancements. Lightness falls and
+# rises with the colours, so that steps stay visible in a black-and-white print.
+ENHANCED = (
+    (180.0, "#ffffff"),
+    (190.0, "#d7a6e8"),
+    (196.0, "#6a1b6e"),
+    (203.0, "#a30d12"),
+    (213.0, "#f03b20"),
+    (221.0, "#ffe23d"),
+    (229.0, "#37b34a"),
+    (236.0, "#1d5fd0"),
+    (GREY_FROM, "#9fe0f2"),
+    (GREY_FROM, "#dcdcdc"),
+    (310.0, "#0a0a0a"),
+)
+MISSING: dict[str, Any] = {
+    "facecolor": "#f4e3ef",
+    "edgecolor": "#b0679b",
+    "hatch": "////",
+    "linewidth": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How numbers become colours."""
+
+    colours: Colormap
+    low: float
+    high: float
+    label: str
+    extend: Literal["neither", "both"] = "both"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One field of a picture; all fields of a picture cover the same area."""
+
+    title: str
+    field: np.ndarray  # (H, W), rows from north to south; missing pixels NaN
+    error: bool = False  # a difference: its own colours, symmetric about 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is drawn in one picture."""
+
+    title: str
+    subtitle: str
+    panels: Sequence[Panel]
+    look: Look
+    errors: Look
+    extent: Extent
+    unit: str  # of the extent
+    zoom: Extent | None = None  # a second row shows this part
+
+
+def look(channel: Mapping[str, Any], palette: Palette = "enhanced") -> Look:
+    """For one channel as a store describes it."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    label = f"{channel['long_name']} [{channel['units']}]"
+    if channel["units"] != "K":
+        return Look(colormaps["viridis"], channel["valid_min"], channel["valid_max"], label)
+    low, high = ENHANCED[0][0], ENHANCED[-1][0]
+    if palette == "grey":
+        return Look(colormaps["gray_r"], 190.0, high, label)
+    stops = [((kelvin - low) / (high - low), colour) for kelvin, colour in ENHANCED]
+    return Look(LinearSegmentedColormap.from_list("enhanced", stops, N=1024), low, high, label)
+
+
+def error_look(channel: Mapping[str, Any], what: str) -> Look:
+    """For differences of one channel: symmetric, the same for every picture."""
+    from matplotlib import colormaps
+
+    most = (channel["valid_max"] - channel["valid_min"]) / 18  # 10 K for infrared
+    return Look(colormaps["RdBu_r"], -most, most, f"{what} [{channel['units']}]")
+
+
+def panels(path: Path, scene: Scene, dpi: int = 150) -> Path:
+    """Draw a scene into a PNG, 16 inches wide."""
+    figure = drawn(scene, dpi)
+    with atomic.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def image(scene: Scene, most: tuple[int, int] = (1600, 1080)) -> np.ndarray:
+    """The same picture as pixels, (H, W, 3) uint8, no larger than `most` (width, height)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = drawn(scene, dpi=100)
+    width, height = figure.get_size_inches()
+    figure.set_dpi(min(most[0] / width, most[1] / height))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+# Inches. Fixed places instead of a layout engine: nothing may move from one picture of an animation
+# to the next.
+WIDTH, LEFT, RIGHT, GAP, TOP, ROW_GAP, BOTTOM = 16.0, 0.85, 0.2, 0.14, 1.12, 0.42, 1.3
+KEY = 1.6  # what the key to missing pixels takes of the colour bar's row
+
+
+def drawn(scene: Scene, dpi: int) -> Figure:
+    from matplotlib.figure import Figure
+
+    count = len(scene.panels)
+    rows = [scene.extent] if scene.zoom is None else [scene.extent, scene.zoom]
+    wide = (WIDTH - LEFT - RIGHT - GAP * (count - 1)) / count
+    tall = [wide * (e[3] - e[2]) / (e[1] - e[0]) for e in rows]
+    height = TOP + sum(tall) + ROW_GAP * (len(rows) - 1) + BOTTOM
+    figure = Figure((WIDTH, height), dpi=dpi, facecolor="white")
+
+    def place(x: float, y: float, w: float, h: float) -> Axes:
+        return figure.add_axes((x / WIDTH, y / height, w / WIDTH, h / height))
+
+    figure.text(LEFT / WIDTH, 1 - 0.22 / height, scene.title, va="top", size=17, weight="bold")
+    figure.text(LEFT / WIDTH, 1 - 0.58 / height, scene.subtitle, va="top", size=12, color="0.3")
+    y = height - TOP
+    for row, (extent, h) in enumerate(zip(rows, tall, strict=True)):
+        y -= h
+        for number, panel in enumerate(scene.panels):
+            axes = place(LEFT + number * (wide + GAP), y, wide, h)
+            draw_field(axes, panel, scene, extent)
+            if row == 0:
+                axes.set_title(panel.title, size=13, pad=5)
+                if scene.zoom:
+                    draw_box(axes, scene.zoom)
+            if number == 0:
+                axes.set_ylabel(f"{scene.unit} north of centre", size=11, labelpad=2)
+            else:
+                axes.tick_params(labelleft=False)
+            if row == len(rows) - 1:
+                axes.set_xlabel(f"{scene.unit} east of centre", size=11, labelpad=2)
+        y -= ROW_GAP
+
+    fields = sum(not panel.error for panel in scene.panels)  # errors stand at the right
+    beyond = LEFT + fields * (wide + GAP)
+    end = WIDTH - RIGHT if fields == count else beyond - GAP
+    draw_bar(place(LEFT + KEY, 0.5, min(end - LEFT - KEY, 9.0), 0.17), scene.look)
+    if fields < count:
+        inset = 0.1 * wide
+        draw_bar(place(beyond + inset, 0.5, WIDTH - RIGHT - beyond - 2 * inset, 0.17), scene.errors)
+    key = place(LEFT, 0.5, 0.42, 0.17)
+    key.set(xticks=[], yticks=[])
+    hatch(key)
+    key.text(1.15, 0.5, "missing", transform=key.transAxes, va="center", size=11)
+    return figure
+
+
+def draw_field(axes: Axes, panel: Panel, scene: Scene, extent: Extent) -> None:
+    hatch(axes)
+    field, covered = cut(panel.field, scene.extent, extent)
+    style = scene.errors if panel.error else scene.look
+    enlarged = field.shape[1] < 400
+    axes.imshow(
+        np.ma.masked_invalid(field),
+        cmap=style.colours,
+        vmin=style.low,
+        vmax=style.high,
+        extent=covered,
+        origin="upper",
+        interpolation="nearest" if enlarged else "antialiased",  # pixels are shown as they are
+        aspect="auto",
+        zorder=1,
+    )
+    axes.set(xlim=extent[:2], ylim=extent[2:])
+    axes.locator_params(nbins=5)
+    axes.tick_params(labelsize=10, length=3)
+
+
+def cut(field: np.ndarray, extent: Extent, part: Extent) -> tuple[np.ndarray, Extent]:
+    """The rows and columns of `field` that lie in `part`, and what exactly they cover."""
+    H, W = field.shape
+    left, right, bottom, top = extent
+    dx, dy = (right - left) / W, (top - bottom) / H
+    i = (max(0, int((top - part[3]) / dy)), min(H, int(np.ceil((top - part[2]) / dy))))
+    j = (max(0, int((part[0] - left) / dx)), min(W, int(np.ceil((part[1] - left) / dx))))
+    covered = (left + j[0] * dx, left + j[1] * dx, top - i[1] * dy, top - i[0] * dy)
+    return field[i[0] : i[1], j[0] : j[1]], covered
+
+
+def draw_box(axes: Axes, part: Extent) -> None:
+    from matplotlib.patches import Rectangle
+
+    left, right, bottom, top = part
+    for width, colour in ((2.6, "black"), (1.2, "white")):
+        axes.add_patch(
+            Rectangle(
+                (left, bottom),
+                right - left,
+                top - bottom,
+                fill=False,
+                lw=width,
+                ec=colour,
+                zorder=2,
+            )
+        )
+
+
+def hatch(axes: Axes) -> None:
+    """What shows through where a pixel is missing."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, zorder=0, **MISSING))
+
+
+def draw_bar(axes: Axes, style: Look) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = ScalarMappable(Normalize(style.low, style.high), style.colours)
+    bar = axes.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=style.extend)
+    bar.set_label(style.label, size=11, labelpad=3)
+    bar.ax.tick_params(labelsize=10)
+
+
+def zoomed(extent: Extent, share: float) -> Extent:
+    """The middle of an extent: that share of its smaller side, square."""
+    left, right, bottom, top = extent
+    half = share * min(right - left, top - bottom) / 2
+    x, y = (left + right) / 2, (bottom + top) / 2
+    return (x - half, x + half, y - half, y + half)
+
+
+def animation(path: Path, images: Iterable[np.ndarray], fps: float = 5) -> int:
+    """Images of one size, (H, W, 3) uint8, into a .mp4 or .gif; returns how many.
+
+    An MP4 takes them one by one; a GIF keeps them, made smaller. Raises UsageError for another
+    ending, ValueError for no image.
+    """
+    if path.suffix not in MOVIES:
+        raise UsageError(f"{path}: an animation ends in {' or '.join(MOVIES)}")
+    count = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal count
+        for image in images:
+            count += 1
+            yield image
+
+    write = write_gif if path.suffix == ".gif" else write_mp4
+    with atomic.replacing(path) as temporary:
+        write(temporary, counted(), fps)
+    return count
+
+
+def write_mp4(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
+    import imageio_ffmpeg
+
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        raise UserError("no ffmpeg on this machine; ask for a GIF instead") from None
+    first = next(images, None)
+    if first is None:
+        raise ValueError(f"{path}: no image to animate")
+    H, W = (side // 2 * 2 for side in first.shape[:2])  # H.264 halves the colours
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{W}x{H}", "-r", str(fps), "-i", "-"]
+    # what old players and browsers also show; its index at the front, so that it starts at once
+    made = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    command = [program, "-y", "-v", "error", *given, *made, "-f", "mp4", str(path)]
+    # Not imageio_ffmpeg.write_frames: it does not look at how ffmpeg ended (disk full).
+    with TemporaryFile() as log, Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=log) as ffmpeg:
+        assert ffmpeg.stdin is not None
+        try:
+            for image in chain([first], images):
+                ffmpeg.stdin.write(image[:H, :W].tobytes())
+            ffmpeg.stdin.close()
+        except BrokenPipeError:
+            pass  # its own words say why
+        except BaseException:
+            ffmpeg.kill()
+            raise
+        if ffmpeg.wait():
+            log.seek(0)
+            reason = " ".join(log.read().decode(errors="replace").split())[-200:]
+            raise UserError(f"the animation could not be made: {reason or 'ffmpeg failed'}")
+
+
+def write_gif(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
+    from PIL import Image
+
+    def reduced() -> Iterator[Image.Image]:
+        palette: Image.Image | None = None
+        for image in images:
+            picture = Image.fromarray(image)
+            if picture.width > GIF_WIDTH:
+                picture = picture.resize((GIF_WIDTH, picture.height * GIF_WIDTH // picture.width))
+            if palette is None:  # one for all, or colours would flicker
+                palette = picture.quantize(256, method=Image.Quantize.MEDIANCUT)
+            yield picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+    pictures = reduced()
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"{path}: no image to animate")
+    first.save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=pictures,
+        duration=round(1000 / fps),
+        loop=0,
+    )

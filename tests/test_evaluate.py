@@ -1,0 +1,146 @@
+"""Scores of a run: in kelvin, of tracks not trained on, the baseline beside the model."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline import checkpoint, evaluate, manifest, settings, split, store, train
+from pipeline.convert import ConvertSettings, convert
+from pipeline.errors import UserError
+from pipeline.sources.synthetic import Storm, write_tree
+
+UNTRAINED = [
+    "model.n_residual_blocks=1",
+    "model.width=8",
+    "training.patch_size=32",
+    "training.batch_size=2",
+    "training.epochs=1",
+    "training.lr=1e-12",  # so the model stays where it starts: bicubic with its means corrected
+    "training.ema=0",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """raw WP, WP.zarr, a split (one training storm, two eval storms, one test storm) and a run."""
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("evaluate")
+    storms = [
+        Storm("202101", datetime(2021, 7, 1, tzinfo=UTC), hours=5),
+        Storm("202102", datetime(2021, 7, 9, tzinfo=UTC), hours=4, blank=(2,)),
+        Storm("202103", datetime(2021, 8, 2, tzinfo=UTC), hours=3, bad_pixels=(1,)),
+        Storm("202104", datetime(2021, 9, 2, tzinfo=UTC), hours=2),
+    ]
+    write_tree(home / "WP", storms, size=48)
+    convert(home / "WP", home / "WP.zarr", ConvertSettings(), manifests=home, workers=1)
+    split.split(
+        home / "WP.zarr", home / "WP.split.json", eval_ids=["202102,202103"], test_ids=["202104"]
+    )
+    made, _ = settings.load(None, UNTRAINED)
+    train.train(settings.located(made, home / "WP.zarr", home / "WP.split.json"), home / "run")
+    return home
+
+
+@pytest.fixture(scope="module")
+def done(home: Path) -> evaluate.Evaluation:
+    return evaluate.evaluate(home / "run")
+
+
+def test_the_baseline_row_is_bicubic_in_kelvin(home: Path, done: evaluate.Evaluation) -> None:
+    """Worked out here again from the store's frames, in float64."""
+    opened = store.open_store(home / "WP.zarr")
+    neutral = manifest.read_split(home / "WP.split.json", opened).statistics.mean[0]
+    squared, pixels = 0.0, 0
+    for id in ("202102", "202103"):
+        track = opened.track(id)
+        for frame in np.array(track.frames)[track.flag == 0]:
+            y = torch.from_numpy(frame.astype(np.float64))[None]
+            x = y.reshape(1, 1, 12, 4, 12, 4).nanmean((3, 5)).nan_to_num(neutral)
+            guess = F.interpolate(x, scale_factor=4, mode="bicubic", align_corners=False)
+            squared += float((guess - y).square().nansum())
+            pixels += int((~y.isnan()).sum())
+    assert done.rows["bicubic"]["rmse"] == pytest.approx((squared / pixels) ** 0.5, rel=1e-5)
+
+
+def test_flagged_frames_do_not_count(done: evaluate.Evaluation) -> None:
+    assert done.frames == 3 + 2  # 4 less the blank one, 3 less the one with lost lines
+    assert done.left_out == 2
+
+
+def test_exact_means_can_only_help(done: evaluate.Evaluation) -> None:
+    assert done.rows["model"]["rmse"] < done.rows["bicubic"]["rmse"]
+
+
+def test_tracks_add_up_to_the_whole(home: Path, done: evaluate.Evaluation) -> None:
+    opened = store.open_store(home / "WP.zarr")
+    pixels = {
+        id: int((~np.isnan(np.array(t.frames)[t.flag == 0])).sum())
+        for id in ("202102", "202103")
+        for t in [opened.track(id)]
+    }
+    for row in ("model", "bicubic"):
+        mse = sum(done.tracks[id][row]["rmse"] ** 2 * n for id, n in pixels.items())
+        assert (mse / sum(pixels.values())) ** 0.5 == pytest.approx(done.rows[row]["rmse"])
+
+
+def test_scores_json_says_units_range_and_what_it_depends_on(
+    home: Path, done: evaluate.Evaluation
+) -> None:
+    told = json.loads((home / "run" / "scores.json").read_text())
+    for row in ("model", "bicubic"):
+        assert told[row] == done.rows[row]
+    assert told["units"] == {"rmse": "K", "mae": "K", "bias": "K", "psnr": "dB", "ssim": "1"}
+    assert told["psnr_range"] == {"min": 150.0, "max": 330.0, "peak": 180.0, "units": "K"}
+    assert told["on"] == "eval"
+    assert told["trained_on"] == ["202101"]
+    assert set(told["tracks"]) == {"202102", "202103"}
+    assert told["manifest_hash"] == store.open_store(home / "WP.zarr").manifest_hash
+
+
+def test_test_tracks_have_a_file_of_their_own(home: Path) -> None:
+    done = evaluate.evaluate(home / "run", on="test")
+    assert done.file.name == "scores-test.json"
+    assert set(done.tracks) == {"202104"}
+
+
+def test_refuses_tracks_that_were_trained_on(home: Path, tmp_path: Path) -> None:
+    split.split(home / "WP.zarr", tmp_path / "other.json", eval_ids=["202101"])
+    with pytest.raises(UserError, match="was trained on 202101"):
+        evaluate.evaluate(home / "run", split_path=tmp_path / "other.json")
+
+
+def test_refuses_a_split_without_that_part(home: Path, tmp_path: Path) -> None:
+    split.split(home / "WP.zarr", tmp_path / "other.json", eval_ids=["202103"])
+    with pytest.raises(UserError, match="no test tracks"):
+        evaluate.evaluate(home / "run", on="test", split_path=tmp_path / "other.json")
+
+
+def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run folder"):
+        evaluate.evaluate(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no checkpoint 'epoch-0003'; it has best, last"):
+        evaluate.evaluate(home / "run", which="epoch-0003")
+    with pytest.raises(UserError, match="no store here"):
+        evaluate.evaluate(home / "run", store_path=tmp_path / "no.zarr")
+
+
+def test_an_undefined_score_is_null_not_zero() -> None:
+    assert evaluate.finite({"psnr": float("nan"), "rmse": 0.0}) == {"psnr": None, "rmse": 0.0}
+
+
+def test_the_averaged_weights_are_what_is_judged(home: Path, tmp_path: Path) -> None:
+    last = checkpoint.load(checkpoint.in_run(home / "run", "last"))
+    shifted = {k: v + 0.01 if k.endswith("tail.3.bias") else v for k, v in last.weights.items()}
+    both = checkpoint.Checkpoint(**{**vars(last), "averaged": shifted})
+    checkpoint.save(tmp_path / "run" / "checkpoints" / "best.ckpt", both)
+    model = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.ckpt").model()
+    assert torch.equal(
+        model.state_dict()["generator.tail.3.bias"], shifted["generator.tail.3.bias"]
+    )

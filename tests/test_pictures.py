@@ -1,0 +1,194 @@
+import subprocess
+from itertools import repeat
+
+import imageio_ffmpeg
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from pipeline import pictures
+from pipeline.errors import UsageError, UserError
+from pipeline.pictures import Panel, Scene
+
+INFRARED = {
+    "name": "infrared",
+    "long_name": "brightness temperature",
+    "units": "K",
+    "valid_min": 150.0,
+    "valid_max": 330.0,
+}
+EXTENT = (-80.0, 80.0, -80.0, 80.0)
+
+
+def kelvin(side=32, missing=False):
+    field = np.random.default_rng(0).uniform(190, 300, (side, side)).astype(np.float32)
+    if missing:
+        field[-side // 4 :] = np.nan
+    return field
+
+
+def scene(count=3, errors=0, missing=False, **changes):
+    panels = [Panel(f"panel {i}", kelvin(16 * (i + 1), missing)) for i in range(count)]
+    panels += [Panel("error", kelvin() - 240, error=True)] * errors
+    made = {
+        "title": "202101    2021-07-19 00:00 UTC    HMW8",
+        "subtitle": "centre 18.0°N 135.0°E    950 hPa    80 kt",
+        "panels": panels,
+        "look": pictures.look(INFRARED),
+        "errors": pictures.error_look(INFRARED, "error"),
+        "extent": EXTENT,
+        "unit": "km",
+        "zoom": pictures.zoomed(EXTENT, 0.3),
+    }
+    return Scene(**{**made, **changes})
+
+
+def mp4_frames(path):
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [program, "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    pixels = subprocess.run(command, check=True, capture_output=True).stdout
+    return len(pixels) / (96 * 64 * 3)  # H.264 wants even sides
+
+
+@pytest.mark.parametrize(("count", "errors"), [(3, 0), (4, 1), (1, 0)])
+def test_a_png_16_inches_wide(tmp_path, count, errors):
+    path = pictures.panels(tmp_path / "new" / "a.png", scene(count, errors), dpi=50)
+    with Image.open(path) as image:
+        width, height = image.size
+    assert width == 800  # 16 in of 50
+    assert 200 < height < 3000
+    assert path.stat().st_size > 5000
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_no_text_overlaps_another():
+    for made in (scene(3), scene(4, 1), scene(4, 1, missing=True)):
+        figure = pictures.drawn(made, dpi=50)
+        FigureCanvasAgg(figure).draw()  # gives every text its place
+        texts = [*figure.texts, *(axes.title for axes in figure.axes)]
+        texts += [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert len(boxes) > 8
+        for i, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:i])
+            assert figure.bbox.containsx(box.x0)
+            assert figure.bbox.containsx(box.x1)
+
+
+def test_nothing_moves_between_frames_with_and_without_missing_pixels():
+    whole, holed = (pictures.drawn(scene(3, missing=m), dpi=50) for m in (False, True))
+    for a, b in zip(whole.axes, holed.axes, strict=True):
+        assert np.array_equal(a.get_position().bounds, b.get_position().bounds)
+
+
+def test_missing_is_unlike_any_temperature():
+    for palette in ("enhanced", "grey"):
+        look = pictures.look(INFRARED, palette)
+        colours = look.colours(np.linspace(0, 1, 500))[:, :3]
+        ground = np.array([int(pictures.MISSING["facecolor"][i : i + 2], 16) for i in (1, 3, 5)])
+        lines = np.array([int(pictures.MISSING["edgecolor"][i : i + 2], 16) for i in (1, 3, 5)])
+        # not one colour lies near both the ground and its hatching
+        near = [np.abs(colours * 255 - c).max(axis=1) < 24 for c in (ground, lines)]
+        assert not (near[0] & near[1]).any()
+
+
+def test_cold_is_bright():
+    look = pictures.look(INFRARED, "grey")
+    cold, warm = look.colours(0.0), look.colours(1.0)
+    assert cold[0] > 0.95
+    assert warm[0] < 0.05
+
+
+def test_coloured_below_minus_30_celsius_only():
+    look = pictures.look(INFRARED)
+    at = lambda k: look.colours((k - look.low) / (look.high - look.low))[:3]  # noqa: E731
+    assert np.ptp(at(244.5)) < 0.02
+    assert np.ptp(at(236)) > 0.3
+
+
+def test_other_units_have_their_own_range():
+    look = pictures.look({**INFRARED, "units": "mm", "valid_min": 0.0, "valid_max": 50.0})
+    assert (look.low, look.high) == (0, 50)
+    assert look.label == "brightness temperature [mm]"
+
+
+def test_an_error_is_symmetric():
+    look = pictures.error_look(INFRARED, "error")
+    assert (look.low, look.high) == (-10, 10)  # 180 K / 18
+
+
+def test_the_zoom_cuts_whole_pixels_around_the_centre():
+    field = np.arange(64.0).reshape(8, 8)
+    cut, covered = pictures.cut(field, EXTENT, pictures.zoomed(EXTENT, 0.5))
+    assert np.array_equal(cut, field[2:6, 2:6])
+    assert covered == (-40, 40, -40, 40)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_an_animation_has_the_images_given(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (65, 97, 3), dtype=np.uint8) for _ in range(4)]
+    path = tmp_path / f"a{ending}"
+    assert pictures.animation(path, iter(images)) == 4
+    if ending == ".gif":
+        with Image.open(path) as image:
+            assert image.n_frames == 4
+            assert image.size == (97, 65)
+    else:
+        assert mp4_frames(path) == 4
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_same_picture_as_pixels():
+    image = pictures.image(scene(3), most=(400, 200))
+    assert image.dtype == np.uint8
+    assert image.shape[0] <= 200
+    assert image.shape[1] <= 400
+    assert image.std() > 10
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_a_failed_animation_leaves_the_old_one(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_text("old")
+
+    def images():
+        yield np.zeros((64, 64, 3), np.uint8)
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        pictures.animation(path, images())
+    with pytest.raises(ValueError, match="no image"):
+        pictures.animation(path, [])
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"ends in \.mp4 or \.gif"):
+        pictures.animation(tmp_path / "a.avi", repeat(np.zeros((2, 2, 3), np.uint8), 1))
+
+
+def test_what_ffmpeg_refuses_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "/bin/false")
+    big = repeat(np.zeros((256, 256, 3), np.uint8), 9)  # more than a pipe holds
+    with pytest.raises(UserError, match="could not be made: ffmpeg failed"):
+        pictures.animation(tmp_path / "a.mp4", big)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_ffmpeg_is_one_sentence(tmp_path, monkeypatch):
+    def none():
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", none)
+    with pytest.raises(UserError, match="ask for a GIF"):
+        pictures.animation(tmp_path / "a.mp4", repeat(np.zeros((4, 4, 3), np.uint8), 1))
+
+
+def test_drawing_chooses_no_backend(tmp_path):
+    before = matplotlib.get_backend(auto_select=False)
+    pictures.panels(tmp_path / "a.png", scene(1), dpi=30)
+    assert matplotlib.get_backend(auto_select=False) == before

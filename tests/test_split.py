@@ -1,0 +1,207 @@
+"""A split divides whole tracks; its statistics see the training tracks alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline import manifest, split
+from pipeline.errors import UsageError, UserError
+from pipeline.split import chosen
+
+IDS = ["197801", "201501", "201502", "201601", "201801", "202101", "202107"]
+
+
+@pytest.fixture
+def four(tiny):
+    """A store of four tracks with 6, 5, 4 and 3 frames."""
+    for number, id in enumerate(["197801", "201501", "202101", "202107"]):
+        tiny.track(id, range(6 - number))
+    tiny.opened = tiny.store()
+    return tiny
+
+
+def divide(tiny, **options):
+    return split.split(tiny.opened.path, tiny.home / "x.split.json", **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["202107"], ["202107"]),
+        (["202107,201501"], ["201501", "202107"]),  # in the store's order
+        (["202107", "201501", "202107,202107"], ["201501", "202107"]),
+        ([" 202107 , 201501 ,"], ["201501", "202107"]),
+        (["2015-2016"], ["201501", "201502", "201601"]),
+        (["2016-2018,202107"], ["201601", "201801", "202107"]),
+        (["1978-1978"], ["197801"]),
+        ([], []),
+        ([""], []),
+    ],
+)
+def test_ids_as_people_write_them(asked, expected):
+    assert chosen(IDS, asked) == expected
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])  # Notepad begins a file with a mark
+def test_ids_from_a_file(tmp_path, start):
+    file = tmp_path / "ids.txt"
+    file.write_text(f"{start}202107 # last\n\n# none here: 201601\n2015-2015, 197801\r\n", "utf-8")
+    assert chosen(IDS, [f"@{file}"]) == ["197801", "201501", "201502", "202107"]
+    assert chosen(IDS, ["202101", f"@{file}"])[-2:] == ["202101", "202107"]
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="absent: cannot be read as a list of ids"):
+        chosen(IDS, [f"@{tmp_path}/absent"])
+    (tmp_path / "image").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="image: cannot be read as a list of ids"):
+        chosen(IDS, [f"@{tmp_path}/image"])
+
+
+def test_a_file_that_names_itself_is_no_endless_walk(tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text(f"@{file}\n")
+    with pytest.raises(UserError, match="no track '@"):
+        chosen(IDS, [f"@{file}"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("202108", "no track '202108'; near it: 202107"),
+        ("abc", "no track 'abc'; the store has 197801, 201501"),
+        ("1990-1999", "no track of seasons 1990-1999; the store has seasons 1978, 2015"),
+        ("2018-2015", "2018-2015: the first season must not be after the last"),
+        ("202108,299999", "'202108'.*; no track '299999'"),
+        ("20210", "no track '20210'; near it: 20210"),
+    ],
+)
+def test_unknown_ids_and_their_neighbours(asked, said):
+    with pytest.raises(UserError, match=said):
+        chosen(IDS, [asked])
+
+
+def test_parts_are_whole_tracks_and_share_none(four):
+    made = divide(four, eval_ids=["202101"], test_ids=["1978-1978"])
+    assert (made.train, made.eval, made.test) == (["201501", "202107"], ["202101"], ["197801"])
+    assert made.triplets == {"train": 3 + 1, "eval": 2, "test": 4}
+    assert made.manifest_hash == four.opened.manifest_hash
+    assert manifest.read_split(four.home / "x.split.json", four.opened) == made
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({}, UsageError, "give --eval-ids or --eval-fraction"),
+        ({"eval_ids": ["202101"], "eval_fraction": 0.5}, UsageError, "give one of them"),
+        ({"eval_ids": ["202101"], "test_ids": ["2021-2021"]}, UserError, "track 202101 is asked"),
+        ({"eval_ids": ["1978-2021"]}, UserError, "no tracks left to train on; all 4"),
+        ({"eval_ids": ["197801"], "test_ids": ["2000-2021"]}, UserError, "no tracks left to train"),
+        ({"eval_fraction": 0}, UsageError, "more than 0 and less than 1"),
+        ({"eval_fraction": 1.0}, UsageError, "more than 0 and less than 1"),
+        ({"eval_fraction": float("nan")}, UsageError, "more than 0 and less than 1"),
+        ({"eval_fraction": 0.5, "test_ids": ["1978-2020,202101"]}, UserError, "fewer than 2 trac"),
+        ({"eval_ids": ["202109"]}, UserError, "near it: 202101, 202107|near it: 202107, 202101"),
+    ],
+)
+def test_a_split_that_cannot_be_writes_nothing(four, options, error, said):
+    with pytest.raises(error, match=said):
+        divide(four, **options)
+    assert not (four.home / "x.split.json").exists()
+
+
+def test_a_drawn_part_follows_from_the_seed(four):
+    drawn = [divide(four, eval_fraction=0.25, seed=seed).eval for seed in range(12)]
+    assert {len(ids) for ids in drawn} == {1}
+    assert len({ids[0] for ids in drawn}) > 1
+    assert drawn == [divide(four, eval_fraction=0.25, seed=seed).eval for seed in range(12)]
+    made = divide(four, eval_fraction=0.99, test_ids=["202107"])
+    assert len(made.train) == 1  # never all
+    assert "202107" not in made.eval
+
+
+def test_statistics_are_those_of_the_training_tracks_usable_pixels(four):
+    for hour, lost in ((0, 1), (1, 200)):
+        pixels = four.pixels(hour)
+        pixels.flat[:lost] = -19.1
+        four.write(hour, "201501", pixels)
+    four.opened = four.store()
+    found = divide(four, eval_ids=["202101"], test_ids=["197801"]).statistics
+    tracks = [four.opened.track(id) for id in ("201501", "202107")]
+    frames = np.concatenate([t.frames[t.flag == 0] for t in tracks]).astype(np.float64)
+    values = frames[~np.isnan(frames)]
+    assert found.count == [len(values)] == [(5 - 1 + 3) * 256 - 1]
+    np.testing.assert_allclose(found.mean, [values.mean()], rtol=1e-12)
+    np.testing.assert_allclose(found.std, [values.std()], rtol=1e-8)
+    assert (found.min, found.max) == ([values.min()], [values.max()])
+
+
+def test_training_tracks_without_a_usable_frame(tiny):
+    tiny.track("202101", range(3))
+    tiny.write(0, "202102", np.full((16, 16), 170.0))
+    tiny.opened = tiny.store()
+    with pytest.raises(UserError, match="the training tracks 202102 hold no usable frame; set"):
+        divide(tiny, eval_ids=["202101"])
+
+
+# read again
+
+
+def test_the_split_of_another_store_is_refused(four):
+    divide(four, eval_ids=["202101"])
+    other = four.store("other.zarr", max_missing=0.5)
+    said = r"divides the store 'S.zarr' of conversion .* but .*other.zarr is .*; run `cli split"
+    with pytest.raises(UserError, match=said):
+        manifest.read_split(four.home / "x.split.json", other)
+
+
+def test_a_store_converted_elsewhere_from_the_same_release_is_the_same(four, tmp_path):
+    (four.path(0, "202101").with_name("odd.h5")).write_bytes(b"")  # a problem names its path
+    here = four.store("here.zarr")
+    four.root = four.root.rename(tmp_path / "moved")
+    assert four.store("there.zarr").manifest_hash == here.manifest_hash
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda split: split.update(version=2), "version"),
+        (lambda split: split.pop("train"), "train: Field required"),
+        (lambda split: split.update(more=1), "more: Extra inputs"),
+        (lambda split: split["train"].append("202101"), "202101 is in more than one part"),
+        (lambda split: split["eval"].append(202101), "eval.1: Input should be a valid string"),
+        (lambda split: split["test"].append("202101"), "202101 is in more than one part"),
+        (lambda split: split["train"].append("209901"), "no track '209901'"),
+    ],
+)
+def test_a_split_changed_by_hand_is_looked_at(four, change, said):
+    divide(four, eval_ids=["202101"])
+    file = four.home / "x.split.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"x.split.json: .*{said}"):
+        manifest.read_split(file, four.opened)
+
+
+def test_a_file_that_is_no_split(four):
+    with pytest.raises(UserError, match="absent: no split file; run `cli split"):
+        manifest.read_split(four.home / "absent", four.opened)
+    (four.home / "bad").write_text("{")
+    with pytest.raises(UserError, match="bad: not a split file: the file: Invalid JSON"):
+        manifest.read_split(four.home / "bad", four.opened)
+
+
+def test_an_empty_part_says_how_to_fill_it(four):
+    made = divide(four, eval_ids=["202101"])
+    with pytest.raises(UserError, match="no test tracks; run `cli split` with --test-ids"):
+        made.part("test")
+    assert made.part("eval") == ["202101"]
+
+
+def test_the_digest_looks_at_content_alone():
+    assert manifest.digest({"a": 1, "b": [2]}) == manifest.digest({"b": [2], "a": 1})
+    assert manifest.digest({"a": 1}) != manifest.digest({"a": 2})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        manifest.digest(float("nan"))
