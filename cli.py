@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
@@ -128,19 +129,18 @@ def convert(
         workers=workers,
         strict=strict,
     )
-    columns = ("frames", "start", "end", "step_minutes", "satellites", "gaps", "too_many_missing")
-    table = Table("track", *columns, "blank", "no best track", "triplets", title=str(target))
+    names = ("track", "frames", "from", "to", "step", "satellites", "gaps", "flagged", "triplets")
+    table = Table(*names, title=str(target), box=SIMPLE_HEAD, pad_edge=False)
     for id, record in list(done.records.items())[:MANY]:
-        shown = {
-            **record,
-            "gaps": len(record["gaps"]),
-            "satellites": " ".join(record["satellites"]),
-        }
         table.add_row(
             id,
-            *(brief(shown[c]) for c in columns),
-            str(record["blank"]),
-            str(record["frames_without_best_track"]),
+            str(record["frames"]),
+            record["start"][:10],
+            record["end"][:10],
+            f"{record['step_minutes']:g} min",
+            " ".join(record["satellites"]),
+            str(len(record["gaps"])),
+            str(record["flagged"]),
             str(record["triplets"]),
         )
     console.print(table)
@@ -152,6 +152,8 @@ def convert(
         + (f"; {len(done.reused)} tracks were done before" if done.reused else "")
         + (f"; {len(done.kept)} kept that this source does not have" if done.kept else "")
     )
+    if unmatched := sum(r["frames_without_best_track"] for r in done.records.values()):
+        console.print(f"{unmatched} frames without best track")
     console.print(f"Store     {done.store}\nManifest  {done.manifest}")
     finish_with(done.problems)
 

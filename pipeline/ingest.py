@@ -1,0 +1,232 @@
+"""One track from raw frames to the store: read, mask, count, write; the work of one process."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, NonNegativeFloat
+
+from pipeline import quality, sources, store, windows
+from pipeline.sources import FrameError, RawTrack
+from pipeline.store import BLANK, TOO_MANY_MISSING, Array
+
+
+class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
+    """What decides the store's content."""
+
+    codec: str = "none"  # none: the trainer maps the file; zstd: a third of the size, slower
+    valid_min: float | None = None  # units of the channel; below it a pixel is missing
+    valid_max: float | None = None  # None: the source's own, for Digital Typhoon 150..330 K
+    max_missing: NonNegativeFloat = 0.01  # fraction; with more, a frame is in no window
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one process needs to convert one track."""
+
+    raw: RawTrack
+    format: str
+    channels: tuple[sources.Channel, ...]
+    store: Path
+    settings: ConvertSettings
+    fingerprint: str
+    strict: bool
+
+
+def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> dict[str, Any]:
+    """Read, mask, count and write one track; returns its record for the manifest.
+
+    A frame that cannot be read is left out and named in the record's problems, or with `strict`
+    raised as FrameError. OSError: the disk refuses; nothing of this track is left.
+    """
+    read = sources.find(job.format).read_frame
+    channels = [vars(channel) for channel in job.channels]
+    writer: store.TrackWriter | None = None
+    shape = quality.usual_shape(job.raw.frames, read)
+    kept: list[int] = []
+    found: list[tuple[float, int]] = []  # missing fraction, flag
+    problems: list[str] = []
+    sums = Sums.none(len(job.channels))
+    try:
+        for number, raw in enumerate(job.raw.frames):
+            try:
+                frame = read(raw)
+                if frame.shape != shape:
+                    raise FrameError(
+                        f"{raw.paths[0]}: image is {frame.shape[1:]}, "
+                        f"expected {shape and shape[1:]} as in the rest of its typhoon"
+                    )
+            except FrameError as error:
+                if job.strict:
+                    raise
+                problems.append(str(error))
+                advance()
+                continue
+            fraction = quality.mask(frame, channels)
+            flag = BLANK if quality.is_blank(frame) else 0
+            flag |= TOO_MANY_MISSING if fraction > job.settings.max_missing else 0
+            if not flag:
+                sums.add(frame)
+            if writer is None:
+                writer = store.TrackWriter(job.store, job.raw.id, frame.shape, job.settings.codec)
+            writer.append(frame)
+            kept.append(number)
+            found.append((fraction, flag))
+            advance()
+        if writer is None:
+            return {"frames": 0, "problems": problems}
+        record = summary(job, kept, found, problems, sums)
+        with writer:
+            writer.commit(arrays(job, kept, found, sums), frame_attrs(job), attrs(job, record))
+        return record
+    except BaseException:
+        if writer is not None:
+            writer.__exit__()
+        raise
+
+
+@dataclass
+class Sums:
+    """Statistics of the usable frames, as sums that add; each (C,) float64."""
+
+    count: np.ndarray
+    sum: np.ndarray
+    sum_of_squares: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+
+    @classmethod
+    def none(cls, channels: int) -> Sums:
+        zeros, inf = np.zeros(channels), np.full(channels, np.inf)
+        return cls(zeros.copy(), zeros.copy(), zeros.copy(), inf, -inf)
+
+    def add(self, frame: np.ndarray) -> None:
+        """Count in one frame (C, H, W); NaN does not count."""
+        values = frame.astype(np.float64)
+        seen = ~np.isnan(values)
+        self.count += seen.sum(axis=(1, 2))
+        self.sum += np.nansum(values, axis=(1, 2))
+        self.sum_of_squares += np.nansum(np.square(values), axis=(1, 2))
+        self.min = np.minimum(self.min, np.where(seen, values, np.inf).min(axis=(1, 2)))
+        self.max = np.maximum(self.max, np.where(seen, values, -np.inf).max(axis=(1, 2)))
+
+    def table(self) -> np.ndarray:
+        """(C, 5) float64, in the order of store.STATISTICS; min and max NaN where none counted."""
+        none = self.count == 0
+        low, high = np.where(none, np.nan, self.min), np.where(none, np.nan, self.max)
+        return np.stack([self.count, self.sum, self.sum_of_squares, low, high], axis=1)
+
+
+def summary(
+    job: Job,
+    kept: Sequence[int],
+    found: Sequence[tuple[float, int]],
+    problems: list[str],
+    sums: Sums,
+) -> dict[str, Any]:
+    """One track as the manifest has it: plain data."""
+    raw = [job.raw.frames[number] for number in kept]
+    times = np.array([frame.time for frame in raw]).astype("datetime64[s]").astype(np.int64)
+    flags = np.array([flag for _, flag in found])
+    step = windows.usual_step(times)
+    gaps = np.flatnonzero(np.diff(times) != step)
+    return {
+        "frames": len(raw),
+        "start": str(raw[0].time),
+        "end": str(raw[-1].time),
+        "step_minutes": step / 60,
+        "satellites": dict(Counter(frame.satellite for frame in raw)),
+        "gaps": [[str(raw[i].time), str(raw[i + 1].time)] for i in gaps],
+        "frames_with_missing_pixels": sum(fraction > 0 for fraction, _ in found),
+        "flagged": int((flags != 0).sum()),
+        "too_many_missing": int(((flags & TOO_MANY_MISSING) > 0).sum()),
+        "blank": int(((flags & BLANK) > 0).sum()),
+        "frames_without_best_track": job.raw.unmatched_frames,
+        "best_track_rows_without_frame": job.raw.unmatched_rows,
+        "triplets": len(windows.starts(times, flags == 0, 3)),
+        "mean": [float(s / n) if n else None for s, n in zip(sums.sum, sums.count, strict=True)],
+        "problems": problems,
+    }
+
+
+def arrays(
+    job: Job, kept: Sequence[int], found: Sequence[tuple[float, int]], sums: Sums
+) -> dict[str, Array]:
+    """Everything beside the frames, per time step and per channel."""
+    raw = [job.raw.frames[number] for number in kept]
+    times = np.array([frame.time for frame in raw]).astype("datetime64[s]").astype(np.int64)
+    names = sorted({frame.satellite or "unknown" for frame in raw})
+    codes = np.array([names.index(frame.satellite or "unknown") for frame in raw], np.int8)
+    return {
+        "time": Array(("time",), times, store.TIME_ATTRS),
+        "channel": Array(
+            ("channel",),
+            np.array([c.name for c in job.channels]),
+            {"long_name": "channel", "channel_units": [c.units for c in job.channels]},
+        ),
+        **{
+            name: Array(("time",), variable.values[list(kept)], variable.attrs)
+            for name, variable in job.raw.variables.items()
+        },
+        "satellite": Array(
+            ("time",),
+            codes,
+            {
+                "long_name": "satellite",
+                "flag_values": list(range(len(names))),
+                "flag_meanings": " ".join(names),
+            },
+        ),
+        "missing_fraction": Array(
+            ("time",),
+            np.array([fraction for fraction, _ in found], np.float32),
+            {"long_name": "fraction of missing pixels", "units": "1"},
+        ),
+        "flag": Array(
+            ("time",),
+            np.array([flag for _, flag in found], np.uint8),
+            {
+                "long_name": "why a frame is in no window; 0: it is fit",
+                "flag_masks": [TOO_MANY_MISSING, BLANK],
+                "flag_meanings": "too_many_missing blank",
+            },
+        ),
+        "statistic": Array(("statistic",), np.array(store.STATISTICS), {}),
+        "statistics": Array(
+            ("channel", "statistic"),
+            sums.table(),
+            {"long_name": "of pixels not missing, in frames whose flag is 0"},
+        ),
+    }
+
+
+def frame_attrs(job: Job) -> dict[str, Any]:
+    first = job.channels[0]
+    shared = {
+        "long_name": first.long_name,
+        "valid_range": [first.valid_min, first.valid_max],
+    }
+    named = {"standard_name": first.standard_name, "units": first.units}
+    same_units = len({c.units for c in job.channels}) == 1
+    places = [name for name in ("latitude", "longitude") if name in job.raw.variables]
+    coordinates = {"coordinates": " ".join(places)} if places else {}
+    return {**(named if same_units else {}), **shared, **coordinates}
+
+
+def attrs(job: Job, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Conventions": store.CONVENTIONS,
+        "track_id": job.raw.id,
+        **job.raw.attrs,
+        "step_minutes": record["step_minutes"],
+        "source_fingerprint": job.fingerprint,
+        # as text: xarray can write a track to NetCDF, whose attributes cannot nest
+        "settings": json.dumps(job.settings.model_dump()),
+        "record": json.dumps(record),
+    }
