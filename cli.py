@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
@@ -129,15 +128,14 @@ def convert(
         workers=workers,
         strict=strict,
     )
-    names = ("track", "frames", "from", "to", "step", "satellites", "gaps", "flagged", "triplets")
-    table = Table(*names, title=str(target), box=SIMPLE_HEAD, pad_edge=False)
+    names = ("track", "frames", "from", "to", "satellites", "gaps", "flagged", "triplets")
+    table = Table(*names, box=None, padding=(0, 2, 0, 0))
     for id, record in list(done.records.items())[:MANY]:
         table.add_row(
             id,
             str(record["frames"]),
             record["start"][:10],
             record["end"][:10],
-            f"{record['step_minutes']:g} min",
             " ".join(record["satellites"]),
             str(len(record["gaps"])),
             str(record["flagged"]),
@@ -153,7 +151,7 @@ def convert(
         + (f"; {len(done.kept)} kept that this source does not have" if done.kept else "")
     )
     if unmatched := sum(r["frames_without_best_track"] for r in done.records.values()):
-        console.print(f"{unmatched} frames without best track")
+        console.print(f"Frames without best track: {unmatched}")
     console.print(f"Store     {done.store}\nManifest  {done.manifest}")
     finish_with(done.problems)
 
@@ -163,7 +161,7 @@ def planned(source: Path, ids: list[str]) -> None:
     from pipeline import sources
 
     release = stage.selected(sources.scan(source), ids)
-    table = Table("track", "files", "first", "last", "rows without file", title=str(source))
+    table = Table("track", "files", "first", "last", "rows without file", box=None)
     for raw in release.tracks[:MANY]:
         first, last = raw.frames[0].time, raw.frames[-1].time
         table.add_row(raw.id, str(len(raw.frames)), *map(brief, (first, last, raw.unmatched_rows)))
@@ -315,7 +313,7 @@ def infer(
     ] = "enhanced",
     tile: Annotated[
         int, typer.Option(min=1, help="Input pixels per side; smaller needs less memory.")
-    ] = 128,
+    ] = 256,
     checkpoint: Which = "best",
     device: Device = "auto",
 ) -> None:

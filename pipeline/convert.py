@@ -14,12 +14,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pipeline import atomic, manifest, sources, store
+from pipeline import atomic, manifest, software, sources, store
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
 from pipeline.progress import progress
@@ -287,7 +286,3 @@ def finish(
             "manifest_hash": identity,
         },
     )
-
-
-def software() -> str:
-    return f"eddy {version('eddy')}"

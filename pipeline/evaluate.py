@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import atomic, checkpoint, manifest, store
+from pipeline import atomic, checkpoint, manifest, metrics, store
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.metrics import Errors
@@ -86,7 +86,7 @@ def evaluate(
     rows = {
         row: sum((sums[row] for sums in by_track.values()), Errors()).scores() for row in judge.rows
     }
-    units = score_units(channels[0]["units"])
+    units = metrics.units(channels[0]["units"])
     made = Evaluation(
         file=run / FILES[on],
         rows=rows,
@@ -121,10 +121,6 @@ class Judge:
         answers = {"model": self.model, **self.baselines}
         for row, answer in answers.items():
             yield row, Errors.of(scaling.restore(answer(x)), truth, self.peak)
-
-
-def score_units(physical: str) -> dict[str, str]:
-    return {"rmse": physical, "mae": physical, "bias": physical, "psnr": "dB", "ssim": "1"}
 
 
 def write(

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, inputs, netcdf, tiling
+from pipeline import checkpoint, inputs, metrics, netcdf, software, tiling
 from pipeline import pictures as drawing
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
@@ -87,7 +86,7 @@ def infer(
     attrs = {
         **about(trained, footage, product),
         "checkpoint": f"{name}/checkpoints/{which}.ckpt",
-        "history": f"eddy {version('eddy')}: cli infer {name} {input.resolve().name} --mode {mode}",
+        "history": f"{software()}: cli infer {name} {input.resolve().name} --mode {mode}",
     }
     with netcdf.written(out, product.layout(footage, attrs)) as writer:
         kept, problems, sums = restored(footage, restorer, product, writer)
@@ -106,7 +105,7 @@ def infer(
         pictures=files,
         animation=movie,
         scores={row: errors.scores() for row, errors in sums.items()},
-        units={"rmse": units, "mae": units, "bias": units, "psnr": "dB", "ssim": "1"},
+        units=metrics.units(units),
     )
 
 

@@ -75,6 +75,11 @@ class Errors:
         }
 
 
+def units(physical: str) -> dict[str, str]:
+    """Of each score, for data in these units."""
+    return {"rmse": physical, "mae": physical, "bias": physical, "psnr": "dB", "ssim": "1"}
+
+
 def ratio(total: float, count: int) -> float:
     return total / count if count else math.nan
 

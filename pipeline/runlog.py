@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline import atomic
+from pipeline import atomic, software
 from pipeline.errors import UserError
 
 
@@ -71,7 +70,7 @@ def open_log(run: Path, step: int) -> Iterator[Log]:
     atomic.write_json(
         run / "about.json",
         {
-            "software": f"eddy {version('eddy')}",
+            "software": software(),
             "git_commit": git_commit(),
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
