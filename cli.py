@@ -369,9 +369,9 @@ DEMO_SETTINGS = """\
 model:
   name: tempogan
   n_residual_blocks: 4
-  warmup_steps: 400       # content alone; then both discriminators join
+  warmup_steps: 600       # content alone; then both discriminators join
 training:
-  epochs: 4
+  epochs: 6
   crops_per_window: 40
   batch_size: 4           # windows of 3 frames
   patch_size: 64

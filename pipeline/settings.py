@@ -73,7 +73,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     crops_per_window: PositiveInt = 1  # per epoch: more for small data sets
     augment: bool = True  # one of 8 flips and rotations for all frames of a window
     accumulate: PositiveInt = 1  # batches per optimizer step
-    lr: PositiveFloat = 2e-4  # Adam, every player
+    lr: PositiveFloat = 5e-4  # Adam, every player
     lr_of: dict[str, PositiveFloat] = {}  # by player, instead of lr
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
