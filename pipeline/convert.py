@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,8 @@ from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
 from pipeline.progress import progress
 from pipeline.sources import RawTrack, Release
+
+POLL_SECONDS = 0.2  # between two looks at how far the processes are
 
 
 @dataclass
@@ -237,14 +239,20 @@ def in_pool(
     jobs: Sequence[Job], workers: int, advance: Callable[..., None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     # spawn: HDF5 and Zarr keep threads and locks that a fork would copy in any state.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(convert_track, job): job for job in jobs}
+    context = get_context("spawn")
+    frames = context.Value("q", 0)  # done by all processes together
+    told = 0
+    with ProcessPoolExecutor(workers, context, count_in, (frames,)) as pool:
+        futures = {pool.submit(in_process, job): job for job in jobs}
+        waiting = set(futures)
         try:
-            for future in as_completed(futures):
-                job = futures[future]
-                record = future.result()
-                advance(len(job.raw.frames), job.raw.id)
-                yield job.raw.id, record
+            while waiting:
+                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                now = frames.value
+                advance(now - told, *(futures[future].raw.id for future in list(done)[-1:]))
+                told = now
+                for future in done:
+                    yield futures[future].raw.id, future.result()
         except BrokenProcessPool:
             raise UserError(
                 f"a converting process died at one of {store.few([j.raw.id for j in jobs])} "
@@ -253,6 +261,22 @@ def in_pool(
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+_frames: Any = None  # in a converting process: the counter that it shares with the others
+
+
+def count_in(frames: Any) -> None:
+    global _frames
+    _frames = frames
+
+
+def in_process(job: Job) -> dict[str, Any]:
+    def advance(*_: object) -> None:
+        with _frames.get_lock():
+            _frames.value += 1
+
+    return convert_track(job, advance)
 
 
 def finish(
