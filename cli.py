@@ -45,7 +45,7 @@ class Group(TyperGroup):
                 raise
             fail(on_disk(error), 1)
         except KeyboardInterrupt:
-            fail("stopped; what is finished is kept: run the same command again", INTERRUPTED)
+            fail("stopped; nothing half written is left. Run the same command again", INTERRUPTED)
 
 
 def fail(sentence: str, code: int) -> None:
@@ -90,7 +90,10 @@ def convert(
         typer.Option(help="none: training maps the files; zstd: a third of the disk, slower."),
     ] = "none",
     max_missing: Annotated[
-        float, typer.Option(min=0, help="A frame with a larger fraction missing is in no window.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Frames with a larger fraction missing are flagged: in no triplet."
+        ),
     ] = 0.01,
     valid_min: Annotated[
         float | None, typer.Option(help="Lower is missing. Default: 150 K.")
@@ -102,8 +105,15 @@ def convert(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one per core.")
     ] = None,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable file.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be converted.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also if typhoons lose frames or settings change.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first unreadable file.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be converted.")
+    ] = False,
     manifest_dir: ManifestDir = Path("data_manifest"),
 ) -> None:
     """Convert a raw tree into a store; once per dataset release. Run again to go on or update.
@@ -127,6 +137,7 @@ def convert(
         ids=chosen,
         workers=workers,
         strict=strict,
+        replace=replace,
     )
     names = ("track", "frames", "from", "to", "satellites", "gaps", "flagged", "triplets")
     table = Table(*names, box=None, padding=(0, 2, 0, 0))
@@ -226,19 +237,27 @@ def train(
         Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL-TIME.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE over the file, as in training.batch_size=8."),
     ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print all settings and stop.")] = False,
 ) -> None:
-    """Train a model into a run folder. SIGTERM or Ctrl-C saves and stops; --resume goes on.
+    """Train a model into a run folder; --show lists every setting and its value.
+
+    SIGTERM or Ctrl-C saves and stops; --resume goes on.
 
     Example: cli train configs/tempogan.yaml --store data/WP.zarr --run runs/first
     """
+    from pipeline.errors import UsageError
+
+    if config and not config.is_file():  # said before torch is imported, which takes seconds
+        raise UsageError(f"{config}: no such settings file")
     from pipeline import settings as run_settings
     from pipeline import train as stage
-    from pipeline.errors import UsageError
 
     base = None
     if resume:
@@ -249,6 +268,9 @@ def train(
     settings = run_settings.located(settings, store, split)
     for note in notes:
         console.print(f"Note: {note}")
+    if show:
+        console.print(run_settings.text(settings), end="")
+        return
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     done = stage.train(settings, run, resume=resume)
     at = done.position
@@ -307,7 +329,9 @@ def infer(
     pictures: Annotated[
         str, typer.Option(help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.")
     ] = "3",
-    animation: Annotated[Literal["mp4", "gif", "none"], typer.Option()] = "mp4",
+    animation: Annotated[
+        Literal["mp4", "gif", "none"], typer.Option(help="Of all frames, where there are several.")
+    ] = "mp4",
     palette: Annotated[
         Literal["enhanced", "grey"], typer.Option(help="Colours of cold cloud, or grey alone.")
     ] = "enhanced",
@@ -407,7 +431,9 @@ def demo(
         """One command, as a user would type it."""
         console.print(f"\n[bold cyan]$ cli {name} {' '.join(map(str, words))}[/]")
         begun = time.monotonic()
-        app([name, *map(str, words)], standalone_mode=False)
+        code = app([name, *map(str, words)], standalone_mode=False)
+        if code:
+            raise typer.Exit(code)
         seconds[name] = time.monotonic() - begun
 
     console.print("[bold]A raw tree in the release's form, with invented storms[/]")
@@ -431,8 +457,9 @@ def demo(
     )  # fmt: skip
 
     scores = json.loads((out / "run" / "scores.json").read_text())
+    won = scores["model"]["rmse"] < scores["bicubic"]["rmse"]
     table = Table("RMSE on a typhoon never trained on", "K", title="\nDemo")
-    for row in ("bicubic", "model"):
+    for row in ("bicubic", "bicubic_means", "model"):
         table.add_row(row, f"{scores[row]['rmse']:.3f}")
     table.add_section()
     for name, spent in seconds.items():
@@ -443,6 +470,8 @@ def demo(
         console.print(f"  {path}")
     console.print(f"  {out / 'run' / 'scores.json'}")
     console.print(f"  tensorboard --logdir {out / 'run' / 'tensorboard'}")
+    if not won:
+        fail("the model did not beat bicubic interpolation; the demo should", 1)
 
 
 def finish_with(problems: list[str]) -> None:

@@ -28,6 +28,7 @@ class Geometry:
 
     x: tuple[int, int, int, int]  # (T, C, H, W)
     y: tuple[int, int, int, int]  # (T, C, H, W)
+    unit_range: bool = False  # y lies within -1..1
     block_means: bool = False  # every pixel of x is the mean of the block of y that it covers
 
 

@@ -87,7 +87,9 @@ class Eddy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.head(x)
-        return self.tail(first + self.post(self.body(first)))
+        features = self.tail[:-2](first + self.post(self.body(first)))
+        with torch.autocast(x.device.type, enabled=False):  # bf16 has steps of 0.4 K near 1
+            return self.tail[-2:](features.to(self.tail[-2].weight.dtype))
 
 
 FINE = 8  # features per channel at the size of y
@@ -152,9 +154,16 @@ class Model(nn.Module):
         eddy = settings.arch == "eddy"
         if eddy and scale != 4:
             raise ValueError(f"arch 'eddy' is for scale 4, not {scale}; arch 'residual' takes any")
+        if eddy and not geometry.unit_range:
+            raise ValueError(
+                "arch 'eddy' ends in tanh and needs y within -1..1: scaling.kind range"
+            )
+        smallest = 32 if eddy else 16  # batch norm needs more than one pixel after four halvings
         weights = {"spatial": settings.lambda_adv_s, "temporal": settings.lambda_adv_t}
-        if any(weights.values()) and min(H, W) < 16:
-            raise ValueError(f"y is {H} by {W} pixels; the discriminators need 16 by 16")
+        if any(weights.values()) and min(H, W) < smallest:
+            raise ValueError(
+                f"y is {H} by {W} pixels; the discriminators need {smallest} by {smallest}"
+            )
         if weights["temporal"] and T < 2:
             raise ValueError(f"a window of {T} frame has no change to judge: set lambda_adv_t to 0")
         if settings.consistent and not geometry.block_means:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders with one writer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import UserError
 
 
 @contextmanager
@@ -33,6 +35,33 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def claimed(path: Path, told: str) -> Iterator[None]:
+    """Make a folder and keep other processes that claim it out of it.
+
+    The lock is on the folder itself: it leaves no file, and ends with the process, however that
+    ends. Raises UserError(told) when another holds it. Some disks (NFS) lock no
+    folders; then none is.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield  # Windows
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{path}: {told}") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Data:
     manifest_hash: str
     channels: list[dict[str, Any]]  # name, units, valid range ... of the store
     train: list[str]
+    eval: list[str]  # what the best checkpoint was chosen on
     attrs: dict[str, Any]  # licence, attribution, projection, pixel_km
 
 
@@ -62,14 +64,15 @@ class Checkpoint:
 
 def usable_device(name: str) -> torch.device:
     """The device of that name; auto: a GPU where there is one. Raises UserError."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"device {name!r}: expected auto, cpu, cuda or cuda:1")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r}: not usable here ({reason})") from None
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device {name!r}: there is no such GPU here; use auto or cpu") from None
     return device
 
 
@@ -103,9 +106,14 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: no checkpoint here; run `cli train` first")
     try:
         plain = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
+    except PermissionError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
+        # torch's own words speak of weights_only, and tempt to switch it off
+        raise UserError(
+            f"{path}: not a readable checkpoint, damaged or another kind of file; "
+            "use another with --checkpoint, or train again"
+        ) from None
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of eddy")
     if plain["version"] > FORMAT_VERSION:
@@ -129,6 +137,8 @@ def in_run(run: Path, which: str) -> Path:
 
     Raises UserError naming those that there are.
     """
+    if run.is_file():
+        raise UserError(f"{run}: is a file; give the run's folder, and --checkpoint {which}")
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; run `cli train --run {run}` first")
     path = run / "checkpoints" / f"{which}.ckpt"

@@ -14,8 +14,9 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from pipeline import atomic, manifest, software, sources, store
@@ -49,32 +50,51 @@ def convert(
     ids: Sequence[str] = (),
     workers: int | None = None,
     strict: bool = False,
+    replace: bool = False,
 ) -> Conversion:
     """Convert every track of `source` (or those in `ids`) into the store `target`.
 
     Raises UserError for bad input, with nothing half written: finished tracks stay and are not
-    redone, the store says that it is unfinished until all is done. OSError: the disk refuses.
+    redone, the store says that it is unfinished until all is done; and for a store into which
+    another conversion is writing. Unless `replace`, a store that would lose frames or best-track
+    values, or whose tracks were converted with other settings, is refused too. OSError: the disk
+    refuses.
     """
     release = selected(sources.scan(source), ids)
     if strict and release.problems:
         raise UserError(f"{release.problems[0]} (--strict)")
     store.check_target(target)
+    new = not target.exists()
+    with atomic.claimed(target, "another conversion is writing into it; wait for it to end"):
+        try:
+            if not replace:
+                refuse_loss(release, target, settings)
+            return bring_up_to_date(release, target, settings, manifests, workers, strict)
+        except BaseException:
+            if new:
+                remove_if_empty(target)
+            raise
+
+
+def bring_up_to_date(
+    release: Release,
+    target: Path,
+    settings: ConvertSettings,
+    manifests: Path,
+    workers: int | None,
+    strict: bool,
+) -> Conversion:
+    """Convert what is new or changed, keep the rest, write the store's root and the manifest."""
     jobs, reused = plan(release, target, settings, strict)
     chosen = {raw.id for raw in release.tracks}
     before = finished_ids(target)
     kept = [id for id in before if id not in chosen]
     refuse_mixed(target, kept, settings)
 
-    new = not target.exists()
     with writing(target):
-        try:
-            if jobs:
-                store.begin(target)
-            done = run(jobs, workers)
-        except BaseException:
-            if new:
-                remove_if_empty(target)
-            raise
+        if jobs:
+            store.begin(target)
+        done = run(jobs, workers)
     for id in [*kept, *reused]:
         done[id] = record_of(target, id)
     for id in before:
@@ -86,9 +106,7 @@ def convert(
     problems = [*release.problems, *(p for r in records.values() for p in r["problems"])]
     tracks = [id for id, record in records.items() if record["frames"]]
     if not tracks:
-        if new:
-            remove_if_empty(target)
-        raise UserError(f"{source}: not one readable frame; {problems[0]}")
+        raise UserError(f"{release.path}: not one readable frame; {problems[0]}")
 
     about = {
         "format_version": store.FORMAT_VERSION,
@@ -103,7 +121,7 @@ def convert(
     head = {
         "store": target.name,
         "manifest_hash": identity,
-        "source": str(source),
+        "source": str(release.path),
         "software": software(),
         **{k: v for k, v in release.attrs.items() if k in ("title", "license", "attribution")},
         "totals": {
@@ -174,6 +192,24 @@ def is_done(target: Path, id: str, print_of_source: str) -> bool:
 def finished_ids(target: Path) -> list[str]:
     """Every whole track in a store, finished or not; [] where there is none."""
     return sorted(p.parent.parent.name for p in target.glob("[!.]*/frames/zarr.json"))
+
+
+def refuse_loss(release: Release, target: Path, settings: ConvertSettings) -> None:
+    """A wrong source or a forgotten option shall not undo hours of work. Raises UserError."""
+    for raw in release.tracks:
+        if not (target / raw.id / "frames" / "zarr.json").is_file():
+            continue
+        track = store.Track(target, raw.id)
+        before = json.loads(track.attrs.get("settings", "null"))
+        if before != settings.model_dump():
+            told = f"{raw.id} was converted with {before}, now asked for {settings.model_dump()}"
+        elif len(raw.frames) < (had := record_of(target, raw.id)["frames"]):
+            told = f"{raw.id} has {had} frames, {release.path} has {len(raw.frames)}"
+        elif track.has("latitude") and "latitude" not in raw.variables:
+            told = f"{raw.id} has best-track values, {release.path} has none for it"
+        else:
+            continue
+        raise UserError(f"{target}: {told}; to replace what is there, add --replace")
 
 
 def refuse_mixed(target: Path, kept: Sequence[str], settings: ConvertSettings) -> None:
@@ -248,7 +284,7 @@ def in_pool(
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                now = frames.value
+                now = frames.get_obj().value  # without the lock: who held it may have been killed
                 advance(now - told, *(futures[future].raw.id for future in list(done)[-1:]))
                 told = now
                 for future in done:
@@ -269,6 +305,15 @@ _frames: Any = None  # in a converting process: the counter that it shares with 
 def count_in(frames: Any) -> None:
     global _frames
     _frames = frames
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """However the parent ends: nobody may write into a store that the next conversion sweeps."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()  # its end closes a pipe: known at once
+    os._exit(1)
 
 
 def in_process(job: Job) -> dict[str, Any]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from pipeline import atomic, checkpoint, manifest, metrics, store
+from pipeline import atomic, checkpoint, inputs, manifest, metrics, store
+from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.metrics import Errors
 from pipeline.progress import progress
-from pipeline.store import Track
 
 FILES = {"eval": "scores.json", "test": "scores-test.json"}  # in the run folder
 
@@ -52,17 +48,15 @@ def evaluate(
     trained = checkpoint.load(checkpoint.in_run(run, which))
     data = trained.settings.data
     opened = store.open_store(store_path or data.store)
-    given = split_path or data.split
-    split = manifest.read_split(given or manifest.split_file(manifest.FOLDER, opened.path), opened)
+    split = manifest.read_split(split_path or data.split_file, opened)
     ids = split.part(on)
     if seen := sorted(set(ids) & set(trained.data.train)):
         raise UserError(
             f"{run}: was trained on {store.few(seen)}; evaluate on tracks that it has not seen"
         )
-    channels = opened.channels
-    if len({(c["units"], c["valid_min"], c["valid_max"]) for c in channels}) > 1:
-        raise UserError(f"{opened.path}: channels of several units cannot share one score")
-    peak = channels[0]["valid_max"] - channels[0]["valid_min"]
+    channels = trained.data.channels
+    inputs.refuse_others(opened.path, opened.channels, channels)
+    peak = metrics.peak(channels)
     tracks = [opened.track(id) for id in ids]
     length = trained.task.scored_window
     windows = {track.id: track.windows(length) for track in tracks}
@@ -72,24 +66,24 @@ def evaluate(
             f"{opened.path}: no usable frame in the {on} tracks {store.few(ids)}; set others aside"
         )
 
-    judge = Judge(trained, device, peak)
+    answers = Answers(trained, device)
     by_track: dict[str, dict[str, Errors]] = {}
     with progress("evaluate", total, "frames") as advance:
         for track in tracks:
-            sums = {row: Errors() for row in judge.rows}
+            sums = {row: Errors() for row in answers.rows}
             for first in windows[track.id]:
-                for row, errors in judge.errors(track, int(first), length):
-                    sums[row] += errors
+                posed = answers.posed(track.checked(int(first), length), coarsen=True)
+                assert posed.truth is not None  # coarsened
+                for row in answers.rows:
+                    sums[row] += Errors.of(answers.of(row, posed), posed.truth, peak)
                 advance(1, track.id)
             by_track[track.id] = sums
 
-    rows = {
-        row: sum((sums[row] for sums in by_track.values()), Errors()).scores() for row in judge.rows
-    }
+    whole = {row: sum((s[row] for s in by_track.values()), Errors()) for row in answers.rows}
     units = metrics.units(channels[0]["units"])
     made = Evaluation(
         file=run / FILES[on],
-        rows=rows,
+        rows={row: errors.scores() for row, errors in whole.items()},
         tracks={id: {r: e.scores() for r, e in sums.items()} for id, sums in by_track.items()},
         units=units,
         peak=peak,
@@ -98,29 +92,6 @@ def evaluate(
     )
     write(made, trained, on, which, channels[0])
     return made
-
-
-class Judge:
-    """A model and its baselines, asked for the same windows."""
-
-    def __init__(self, trained: Checkpoint, device: str, peak: float) -> None:
-        self.trained, self.peak = trained, peak
-        self.device = checkpoint.usable_device(device)
-        self.model = trained.model(self.device)
-        self.baselines = trained.task.baselines()
-        self.rows = ["model", *self.baselines]
-
-    @torch.no_grad()
-    def errors(self, track: Track, first: int, length: int) -> Iterator[tuple[str, Errors]]:
-        """Of every row, on the window of `length` frames that starts at `first`."""
-        scaling, task = self.trained.scaling, self.trained.task
-        frames = torch.from_numpy(np.array(track.frames[first : first + length]))[None]
-        x, truth = task.split(frames.to(self.device))
-        x = scaling.fill(scaling.normalise(x))
-        answers: dict[str, Callable[[torch.Tensor], torch.Tensor]]
-        answers = {"model": self.model, **self.baselines}
-        for row, answer in answers.items():
-            yield row, Errors.of(scaling.restore(answer(x)), truth, self.peak)
 
 
 def write(

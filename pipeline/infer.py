@@ -9,28 +9,24 @@ One frame is in memory at a time, and of its features one tile's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline import checkpoint, inputs, metrics, netcdf, software, tiling
-from pipeline import pictures as drawing
-from pipeline.checkpoint import Checkpoint
+from pipeline.answers import MODEL, Answers, shown
 from pipeline.errors import UsageError, UserError
 from pipeline.inputs import Footage
+from pipeline.interrupts import told_to_stop
 from pipeline.metrics import Errors
-from pipeline.pictures import Palette, Panel, Scene
-from pipeline.product import MODEL, TRUTH, Mode, Product, about
+from pipeline.pictures import Palette
+from pipeline.product import TRUTH, Mode, Product, about
 from pipeline.progress import progress
+from pipeline.scenes import Shots, stamp
 from pipeline.sources import FrameError
-
-MOVIE_PIXELS = (1600, 1080)  # an animation is no larger
 
 
 @dataclass(frozen=True)
@@ -79,8 +75,8 @@ def infer(
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
     footage = inputs.opened(input, id, trained.data.channels)
     picked(pictures, footage.times, range(len(footage.times)))  # a bad wish is refused now
-    restorer = Restorer(trained, mode, device, tile)
-    product = Product.of(trained, footage, mode, restorer.baseline)
+    answers = Answers(trained, device, tile)
+    product = Product.of(trained, footage, mode, answers.rows[1])
 
     name = run.resolve().name
     attrs = {
@@ -89,23 +85,25 @@ def infer(
         "history": f"{software()}: cli infer {name} {input.resolve().name} --mode {mode}",
     }
     with netcdf.written(out, product.layout(footage, attrs)) as writer:
-        kept, problems, sums = restored(footage, restorer, product, writer)
-    shots = Shots(footage, restorer, product, palette, out, kept)
+        kept, problems, sums = restored(footage, answers, product, writer)
+    shots = Shots(footage, answers, product, palette, out, kept)
     numbers = picked(pictures, footage.times, kept)
     movie = out.with_suffix(f".{animation}") if animation and len(kept) > 1 else None
     files = shots.draw(numbers, movie)
-    units = product.channels[0]["units"]
+    notes = list(product.notes)
+    if mode == "check" and footage.id in trained.data.train:
+        notes.append(f"{footage.id} was trained on: its scores say nothing about a new typhoon")
     return Inference(
         file=out,
         id=footage.id,
         frames=len(kept),
         shape=product.shape,
         problems=problems,
-        notes=product.notes,
+        notes=notes,
         pictures=files,
         animation=movie,
         scores={row: errors.scores() for row, errors in sums.items()},
-        units=metrics.units(units),
+        units=metrics.units(product.channels[0]["units"]),
     )
 
 
@@ -122,99 +120,44 @@ def refuse_out(out: Path) -> None:
         raise UserError(f"{folder}: cannot be written to; choose another place for {out.name}")
 
 
-@dataclass(frozen=True)
-class Posed:
-    """One frame as a problem; physical units, each (1, 1, C, rows, columns)."""
-
-    x: Tensor  # NaN where missing
-    filled: Tensor  # x normalised, without NaN
-    hidden: Tensor  # bool, of the output's shape: nothing of this pixel was seen
-    truth: Tensor | None  # check only
-
-
-class Restorer:
-    """The model and its baseline, on one frame at a time."""
-
-    def __init__(self, trained: Checkpoint, mode: Mode, device: str, tile: int) -> None:
-        self.mode, self.tile = mode, tile
-        self.task, self.scaling = trained.task, trained.scaling
-        self.factor = trained.settings.task.factor
-        self.device = checkpoint.usable_device(device)
-        self.network = trained.model(self.device)
-        self.baseline, self.interpolate = next(iter(self.task.baselines().items()))
-
-    @torch.inference_mode()
-    def posed(self, frame: np.ndarray) -> Posed:
-        """frame: (C, H, W) float32, physical units, NaN where missing."""
-        frames = torch.from_numpy(frame)[None, None].to(self.device)
-        x, truth = self.task.split(frames) if self.mode == "check" else (frames, None)
-        f = self.factor
-        hidden = x.isnan().repeat_interleave(f, -2).repeat_interleave(f, -1)
-        return Posed(x, self.scaling.fill(self.scaling.normalise(x)), hidden, truth)
-
-    @torch.inference_mode()
-    def by_model(self, posed: Posed) -> Tensor:
-        """(1, 1, C, H, W) physical units, no NaN."""
-        try:
-            answer = tiling.tiled(
-                self.network,
-                posed.filled,
-                scale=self.factor,
-                reach=self.network.reach,  # type: ignore[arg-type]  # a Model has one
-                tile=self.tile,
-            )
-        except torch.cuda.OutOfMemoryError:
-            raise UserError(
-                f"{self.device}: out of memory with tiles of {self.tile} pixels; "
-                f"try --tile {max(1, self.tile // 2)}"
-            ) from None
-        return self.scaling.restore(answer)
-
-    @torch.inference_mode()
-    def by_baseline(self, posed: Posed) -> Tensor:
-        return self.scaling.restore(self.interpolate(posed.filled))
-
-
-def shown(values: Tensor, hidden: Tensor) -> np.ndarray:
-    """(C, H, W) float32 for people: NaN where nothing was seen, so nothing is invented."""
-    return values.masked_fill(hidden, torch.nan)[0, 0].cpu().numpy()
-
-
 def restored(
-    footage: Footage, restorer: Restorer, product: Product, writer: netcdf.Writer
+    footage: Footage, answers: Answers, product: Product, writer: netcdf.Writer
 ) -> tuple[list[int], list[str], dict[str, Errors]]:
     """Every frame through the model into the file.
 
     Returns the numbers of the frames done, a sentence for each one left out, and the errors by
     method. Raises UserError when not one frame could be done.
     """
-    peak = product.channels[0]["valid_max"] - product.channels[0]["valid_min"]
+    checked = product.mode == "check"
     satellites = sorted(set(footage.satellites))
     kept: list[int] = []
     problems = list(footage.problems)
     sums = {row: Errors() for row in product.rows}
-    with progress("infer", len(footage.times), "frames") as advance:
+    # HDF5 would swallow an interrupt that comes while it writes, and leave a frame out.
+    with told_to_stop() as stopping, progress("infer", len(footage.times), "frames") as advance:
         for number, time in enumerate(footage.times):
+            if stopping():
+                raise KeyboardInterrupt
             try:
-                posed = restorer.posed(footage.read(number))
+                posed = answers.posed(footage.read(number)[None], coarsen=checked)
             except FrameError as error:
                 problems.append(str(error))
                 advance()
                 continue
-            answers = {MODEL: restorer.by_model(posed)}
+            made = {MODEL: answers.of(MODEL, posed)}
             values = {
                 "time": time,
                 "satellite": satellites.index(footage.satellites[number]),
                 **{name: v.values[number] for name, v in footage.variables.items()},
             }
             if posed.truth is not None:
-                answers[product.baseline] = restorer.by_baseline(posed)
+                made[product.baseline] = answers.of(product.baseline, posed)
                 for row in product.rows:  # as evaluate scores: before anything is hidden
-                    errors = Errors.of(answers[row], posed.truth, peak)
+                    errors = Errors.of(made[row], posed.truth, product.peak)
                     values[f"rmse_{row}"] = errors.scores()["rmse"]
                     sums[row] += errors
-                answers[TRUTH] = posed.truth
-            fields = {what: shown(values, posed.hidden) for what, values in answers.items()}
+                made[TRUTH] = posed.truth
+            fields = {what: shown(field, posed.hidden) for what, field in made.items()}
             writer.append(
                 {n: fields[what][channel] for n, channel, what, _ in product.fields()}, values
             )
@@ -245,118 +188,3 @@ def picked(wish: str, times: np.ndarray, kept: Sequence[int]) -> list[int]:
             f"{min(hours)} and {max(hours)} (UTC, YYYYMMDDHH) that have a frame"
         )
     return [hours[word] for word in words if hours[word] in kept]
-
-
-def stamp(time: int, form: str = "%Y%m%d%H") -> str:
-    return datetime.fromtimestamp(int(time), UTC).strftime(form)
-
-
-@dataclass(frozen=True)
-class Shots:
-    """Draws what a finished file shows."""
-
-    footage: Footage
-    restorer: Restorer
-    product: Product
-    palette: Palette
-    file: Path
-    kept: list[int]  # the file's frames, as numbers of the footage
-
-    def draw(self, numbers: Sequence[int], movie: Path | None) -> list[Path]:
-        """A PNG of each of these frames, an animation of all; returns the PNGs."""
-        files: list[Path] = []
-        if not numbers and not movie:
-            return files
-        total = len(self.kept) if movie else len(numbers)
-        with netcdf.reading(self.file) as variables, progress("draw", total, "frames") as advance:
-
-            def scenes(of: Sequence[int]) -> Iterator[Scene]:
-                for number in of:
-                    scene = self.scene(number, variables)
-                    if number in numbers:
-                        name = f"{self.footage.id}-{stamp(self.footage.times[number])}.png"
-                        path = self.file.with_suffix("") / name
-                        files.append(drawing.panels(path, scene))
-                    yield scene
-                    advance(1, self.footage.id)
-
-            if movie:
-                images = (drawing.image(scene, MOVIE_PIXELS) for scene in scenes(self.kept))
-                drawing.animation(movie, images)
-            else:
-                for _ in scenes(numbers):
-                    pass
-        return files
-
-    def scene(self, number: int, variables: Mapping[str, Any]) -> Scene:
-        """The first channel of one frame, with its places and numbers."""
-        product, place = self.product, self.kept.index(number)
-        channel = product.channels[0]
-        stored = {
-            what: np.asarray(variables[name][place])
-            for name, number_of_channel, what, _ in product.fields()
-            if number_of_channel == 0
-        }
-        posed = self.restorer.posed(self.footage.read(number))
-        coarse = posed.x[0, 0, 0].cpu().numpy()
-        at = f"{product.pixel:g} {product.unit}"
-        if product.mode == "enhance":
-            baseline = shown(self.restorer.by_baseline(posed), posed.hidden)[0]
-            panels = [
-                Panel(f"Input, {product.factor * product.pixel:g} {product.unit}", coarse),
-                Panel(f"{product.baseline.capitalize()}, {at}", baseline),
-                Panel(f"{product.model}, {at} (estimate)", stored[MODEL]),
-            ]
-        else:
-            score = {
-                row: f"RMSE {float(variables[f'rmse_{row}'][place]):.2f}" for row in product.rows
-            }
-            units = channel["units"]
-            panels = [
-                Panel(f"Coarse input, {product.factor * product.pixel:g} {product.unit}", coarse),
-                Panel(
-                    f"{product.baseline.capitalize()}, {score[product.baseline]} {units}",
-                    stored[product.baseline],
-                ),
-                Panel(f"{product.model}, {score[MODEL]} {units}", stored[MODEL]),
-                Panel(f"Truth, {at}", stored[TRUTH]),
-                Panel(f"{product.model} minus truth", stored[MODEL] - stored[TRUTH], error=True),
-            ]
-        return Scene(
-            title=self.title(number),
-            subtitle=self.subtitle(number),
-            panels=panels,
-            look=drawing.look(channel, self.palette),
-            errors=drawing.error_look(channel, "error"),
-            extent=product.extent,
-            unit=product.unit,
-            zoom=drawing.zoomed(product.extent, 0.2 if product.mode == "enhance" else 0.3),
-        )
-
-    def title(self, number: int) -> str:
-        when = stamp(self.footage.times[number], "%Y-%m-%d %H:%M UTC")
-        return f"{self.footage.id}    {when}    {self.footage.satellites[number]}"
-
-    def subtitle(self, number: int) -> str:
-        """Where the storm was and how strong, as far as the source knows."""
-        known = {
-            name: float(variable.values[number])
-            for name, variable in self.footage.variables.items()
-            if np.isfinite(variable.values[number])
-        }
-        said = []
-        if {"latitude", "longitude"} <= known.keys():
-            said.append(f"centre {position(known['latitude'], known['longitude'])}")
-        if "central_pressure" in known:
-            said.append(f"{known['central_pressure']:.0f} hPa")
-        if known.get("max_wind"):  # 0 stands for "not analysed"
-            said.append(f"{known['max_wind']:.0f} kt")
-        return "    ".join(said) or "no best track"
-
-
-def position(latitude: float, longitude: float) -> str:
-    east = (longitude + 180) % 360 - 180
-    return (
-        f"{abs(latitude):.1f}°{'N' if latitude >= 0 else 'S'} "
-        f"{abs(east):.1f}°{'E' if east >= 0 else 'W'}"
-    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.store import Track, allow_open_files, few
+from pipeline.store import DAMAGE, Track, allow_open_files, few
 
 ORIENTATIONS = 8  # flips and quarter turns of a square
 
@@ -101,9 +101,14 @@ class Loader:
         for place, sample in enumerate(chosen):
             number, first = self.windows[crops.window[sample]]
             top, left = crops.top[sample], crops.left[sample]
-            frames = self.tracks[number].frames[
-                first : first + self.window, :, top : top + side, left : left + side
-            ]
+            track = self.tracks[number]
+            frames = track.frames
+            try:
+                frames = frames[
+                    first : first + self.window, :, top : top + side, left : left + side
+                ]
+            except DAMAGE as error:  # of a compressed frame: a mapped one is not looked at
+                raise track.damage(first, self.window, error) from error
             out[place] = oriented(frames, int(crops.orientation[sample]))
         return torch.from_numpy(out)
 

@@ -7,11 +7,15 @@ an error. What is undefined is NaN, not 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.errors import UserError
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Gaussian (Wang et al. 2004)
 SSIM_BORDER = 5  # pixels left out at each edge: half a window
@@ -73,6 +77,19 @@ class Errors:
             "psnr": ratio(self.psnr_sum, self.psnr_images),
             "ssim": ratio(self.ssim_sum, self.ssim_pixels),
         }
+
+
+def peak(channels: Sequence[Mapping[str, Any]]) -> float:
+    """The range R of PSNR and SSIM: the channels' valid range, physical units.
+
+    channels: as a store describes them. Raises UserError where one score cannot serve them all.
+    """
+    kinds = {(c["units"], c["valid_min"], c["valid_max"]) for c in channels}
+    if len(kinds) > 1:
+        told = ", ".join(f"{c['name']} in {c['units']}" for c in channels)
+        raise UserError(f"one score cannot serve channels of several units or ranges: {told}")
+    ((_, low, high),) = kinds
+    return float(high - low)
 
 
 def units(physical: str) -> dict[str, str]:

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import store
+from pipeline import metrics, store
+from pipeline.answers import MODEL
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.inputs import Footage
 from pipeline.netcdf import Layout
 
 Mode = Literal["enhance", "check"]
-MODEL, TRUTH = "model", "truth"  # what a field shows, beside the baseline's own name
+TRUTH = "truth"  # what a field shows, beside MODEL and the baseline's own name
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,7 @@ class Product:
         if mode == "enhance":
             shape, pixel = (f * H, f * W), pixel / f
         else:
-            if len({(c["units"], c["valid_min"], c["valid_max"]) for c in channels}) > 1:
-                raise UserError(
-                    f"{footage.path}: channels of several units cannot share one score; "
-                    "use --mode enhance"
-                )
+            metrics.peak(channels)  # refuses channels that cannot share a score
             if min(H, W) < f:
                 raise UserError(f"{footage.path}: {H}x{W} pixels cannot be coarsened {f} times")
             shape = (H // f * f, W // f * f)
@@ -73,6 +70,11 @@ class Product:
             pixel=pixel,
             notes=notes,
         )
+
+    @property
+    def peak(self) -> float:
+        """The range of PSNR and SSIM."""
+        return metrics.peak(self.channels)
 
     @property
     def rows(self) -> list[str]:

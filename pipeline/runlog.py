@@ -65,7 +65,7 @@ class Log:
 
 
 @contextmanager
-def open_log(run: Path, step: int) -> Iterator[Log]:
+def open_log(run: Path, step: int, device: torch.device) -> Iterator[Log]:
     """The run's logs, without what was written after `step` by a training that was killed."""
     atomic.write_json(
         run / "about.json",
@@ -73,14 +73,15 @@ def open_log(run: Path, step: int) -> Iterator[Log]:
             "software": software(),
             "git_commit": git_commit(),
             "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         },
     )
     path = run / "metrics.jsonl"
     kept = [line for line in read_log(run) if line["step"] <= step]
     board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
-    with path.open("w") as file:
-        file.writelines(json.dumps(line) + "\n" for line in kept)
+    with atomic.replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    with path.open("a") as file:
         try:
             yield Log(run, file, board)
         finally:
@@ -98,7 +99,7 @@ def git_commit() -> str | None:
     """Of eddy's own checkout, where it runs from one."""
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

@@ -6,6 +6,7 @@ Order of precedence: the defaults here and in the model's own Settings, the file
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 import models
+from pipeline import atomic, manifest
 from pipeline.errors import UsageError, UserError
 from pipeline.tasks import TaskSettings
 
@@ -56,6 +58,10 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     store: Path = Path("data/WP.zarr")
     split: Path | None = None  # None: data_manifest/<store>.split.json
 
+    @property
+    def split_file(self) -> Path:
+        return self.split or manifest.split_file(manifest.FOLDER, self.store)
+
 
 class ScalingSettings(BaseModel, frozen=True, extra="forbid"):
     """How physical units become numbers near 1."""
@@ -85,6 +91,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     seed: NonNegativeInt = 0
     log_every_steps: PositiveInt = 20
     validation_crops: PositiveInt = 32  # the same ones after every epoch
+    checkpoint_every_steps: NonNegativeInt = 1000  # the last one, beside every epoch's end; 0: off
     checkpoint_every_epochs: NonNegativeInt = 0  # kept beside last and best; 0: none
     patience: NonNegativeInt = 0  # epochs without a better validation score; 0: never stop early
 
@@ -133,10 +140,12 @@ def load(
 def read(file: Path) -> dict[str, Any]:
     """A mapping from a YAML or JSON file. Raises UsageError."""
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        # YAML forbids the tabs that JSON allows
+        value = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         raise UsageError(f"{file}: no such settings file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{file}: not readable as YAML or JSON ({reason})") from None
     if value is None:
@@ -241,8 +250,8 @@ def located(
 ) -> RunSettings:
     """With the data's paths replaced where given, and absolute: a run is used from any folder."""
     data = settings.data
-    store, split = store or data.store, split or data.split
-    found = DataSettings(store=store.resolve(), split=split.resolve() if split else None)
+    found = DataSettings(store=store or data.store, split=split or data.split)
+    found = DataSettings(store=found.store.resolve(), split=found.split_file.resolve())
     return settings.model_copy(update={"data": found})
 
 
@@ -255,9 +264,11 @@ def differing(a: RunSettings, b: RunSettings) -> dict[str, tuple[Any, Any]]:
 
 
 def write(path: Path, settings: RunSettings) -> None:
-    """As YAML, defaults included."""
-    from pipeline import atomic
-
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    """Keep the settings beside what they decided."""
     with atomic.replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text(settings), encoding="utf-8")
+
+
+def text(settings: RunSettings) -> str:
+    """As YAML, defaults included."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

@@ -30,6 +30,12 @@ def chunk_shape(frame_shape: tuple[int, int, int], codec: str) -> tuple[int, int
     return (1, C, H, W) if codec == "none" else (1, C, min(TILE, H), min(TILE, W))
 
 
+def chunks_per_frame(frame_shape: tuple[int, int, int], codec: str) -> int:
+    """How many inner chunks cover a frame; those at its edges reach beyond it."""
+    _, _, h, w = chunk_shape(frame_shape, codec)
+    return -(-frame_shape[1] // h) * -(-frame_shape[2] // w)
+
+
 class ShardWriter:
     """Appends frames (C, H, W) float32 to a new shard file; memory for one frame only."""
 
@@ -119,15 +125,34 @@ def mapped(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     return raw[:, :frame_bytes].view("<f4").reshape(shape)
 
 
-def damaged_frames(path: Path, frames: int) -> list[int]:
-    """Frames of an uncompressed shard whose bytes no longer match their crc32c."""
-    bad = []
+def damaged_frames(path: Path, shape: tuple[int, int, int, int], codec: str) -> list[int]:
+    """Frames whose bytes no longer pass their checksum; memory for one chunk only.
+
+    shape: (T, C, H, W) of the track. Raises ValueError when the index is not whole.
+    """
+    chunks = chunks_per_frame(shape[1:], codec)
+    room = np.empty(chunk_shape(shape[1:], codec), "<f4")
+    bad = set()
     with path.open("rb") as file:
-        for i, (offset, length) in enumerate(read_index(path, frames).tolist()):
+        for i, (offset, length) in enumerate(read_index(path, shape[0] * chunks).tolist()):
             if offset == ABSENT:
                 continue  # another writer's: ShardWriter leaves nothing out
             file.seek(offset)
-            data = file.read(length)
-            if google_crc32c.value(data[:-CRC_BYTES]).to_bytes(4, "little") != data[-CRC_BYTES:]:
-                bad.append(i)
-    return bad
+            if not is_sound(file.read(length), codec, room):
+                bad.add(i // chunks)
+    return sorted(bad)
+
+
+def is_sound(data: bytes, codec: str, room: np.ndarray) -> bool:
+    """Whether a chunk passes its checksum: the crc32c behind it, or the one within zstd's frame.
+
+    room: where a compressed chunk is unpacked.
+    """
+    if codec == "none":
+        crc = google_crc32c.value(data[:-CRC_BYTES])
+        return bool(struct.pack("<I", crc) == data[-CRC_BYTES:])
+    try:
+        Zstd().decode(data, room)
+    except (RuntimeError, ValueError):  # damaged; larger than a chunk
+        return False
+    return True

@@ -42,10 +42,12 @@ def split(
         if eval_ids:
             raise UsageError("--eval-ids and --eval-fraction: give one of them")
         evaluated = drawn([id for id in opened.ids if id not in set(test)], eval_fraction, seed)
-        how = f"{eval_fraction:g} of the tracks, seed {seed}"
+        how = f"eval: {eval_fraction:g} of the tracks, seed {seed}"
     else:
         evaluated = chosen(opened.ids, eval_ids)
-        how = "ids: " + ",".join(eval_ids)
+        how = f"eval: {','.join(eval_ids)}"
+    if test:
+        how += f"; test: {','.join(test_ids)}"
     if not evaluated:
         raise UsageError("no tracks to evaluate on: give --eval-ids or --eval-fraction")
     if both := sorted(set(evaluated) & set(test)):

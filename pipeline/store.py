@@ -45,6 +45,7 @@ STATISTICS = ("count", "sum", "sum_of_squares", "min", "max")
 CONVENTIONS = "CF-1.11"
 SHARD_FILE = Path("frames/c/0/0/0/0")
 PLAIN = (BytesCodec(endian="little"), Crc32cCodec())  # bytes as they lie in memory: can be mapped
+DAMAGE = (ValueError, RuntimeError)  # what Zarr raises for a chunk: of crc32c, of zstd
 OTHER_FILES = 512  # open in a process beside the maps: libraries, logs, checkpoints
 TIME_ATTRS = {
     "standard_name": "time",
@@ -95,19 +96,22 @@ class TrackWriter:
         Raises OSError when the disk refuses, UserError when what was written reads back damaged.
         """
         with self.writer:
-            count = len(self.writer.index)
-        grid = shard.chunk_shape(self.frame_shape, self.codec)
-        count //= -(-self.frame_shape[1] // grid[2]) * -(-self.frame_shape[2] // grid[3])
-        if self.codec == "none" and (bad := shard.damaged_frames(self.folder / SHARD_FILE, count)):
+            chunks = len(self.writer.index)
+        shape = (
+            chunks // shard.chunks_per_frame(self.frame_shape, self.codec),
+            *self.frame_shape,
+        )
+        if bad := shard.damaged_frames(self.folder / SHARD_FILE, shape, self.codec):
             raise UserError(f"{self.target}: frames {bad} read back damaged; is the disk sound?")
+        grid = shard.chunk_shape(self.frame_shape, self.codec)
         group = zarr.create_group(self.folder, zarr_format=3, attributes=dict(attrs))
         whole = tuple(-(-n // c) * c for n, c in zip(self.frame_shape, grid[1:], strict=True))
         group.create_array(
             "frames",
-            shape=(count, *self.frame_shape),
+            shape=shape,
             dtype="<f4",
             chunks=grid,
-            shards=(count, *whole),
+            shards=(shape[0], *whole),
             compressors=codecs(self.codec),
             fill_value=float("nan"),
             dimension_names=("time", "channel", "y", "x"),
@@ -177,7 +181,7 @@ def check_target(path: Path) -> None:
 def begin(path: Path) -> None:
     """Make the store's root, or mark an existing one as unfinished until `finish`.
 
-    What a killed conversion left half written is swept away.
+    What a killed conversion left half written is swept away: only for who has `claimed` the store.
     """
     path.mkdir(parents=True, exist_ok=True)
     for stale in filter(is_temporary, path.iterdir()):
@@ -281,6 +285,33 @@ class Track:
                 f"{file}: damaged ({error}); remove {self.store / self.id} "
                 "and run `cli convert` again"
             ) from None
+
+    def checked(self, first: int, count: int) -> np.ndarray:
+        """(count, C, H, W) float32, read through Zarr, which looks at each frame's checksum.
+
+        Raises UserError naming the damaged frames.
+        """
+        _ = self.frames  # raises where Zarr would read a missing shard as NaN
+        try:
+            return np.asarray(self.array("frames")[first : first + count], np.float32)
+        except DAMAGE as error:
+            raise self.damage(first, count, error) from error
+
+    def damage(self, first: int, count: int, error: Exception) -> UserError:
+        """What to raise when Zarr could not read these frames: which of them, and why."""
+        reasons: dict[str, Exception] = {}
+        for number in range(first, first + count):
+            try:
+                self.array("frames")[number]
+            except DAMAGE as its_own:
+                reasons[str(number)] = its_own
+        reasons = reasons or {f"{first}-{first + count - 1}": error}  # each alone can be read
+        noun, verb = ("frame", "is") if len(reasons) == 1 else ("frames", "are")
+        why = str(next(iter(reasons.values()))).split(". ")[0]  # without the checksums' values
+        return UserError(
+            f"{self.store / self.id}: {noun} {few(list(reasons))} {verb} damaged ({why}); "
+            "remove this folder and run `cli convert` again"
+        )
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

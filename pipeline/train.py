@@ -6,26 +6,25 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, checkpo
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 import models
 from models import Model
-from pipeline import checkpoint, manifest, scaling, store, tasks
+from pipeline import atomic, checkpoint, manifest, metrics, scaling, store, tasks
 from pipeline import settings as run_settings
 from pipeline.checkpoint import Checkpoint, Data
+from pipeline.engine import Average, make_fabric, random_state, set_random_state
 from pipeline.errors import UserError
+from pipeline.interrupts import told_to_stop
 from pipeline.loader import Loader, fixed_crops
 from pipeline.metrics import Errors
 from pipeline.progress import progress
@@ -33,7 +32,6 @@ from pipeline.runlog import Log, open_log
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings, TrainSettings
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 LAST_LR = 0.01  # of the first, at the end of a cosine schedule
 # What may change when a run goes on; anything else would make it another run.
 MAY_CHANGE = {
@@ -43,6 +41,7 @@ MAY_CHANGE = {
     "training.device",
     "training.log_every_steps",
     "training.checkpoint_every_epochs",
+    "training.checkpoint_every_steps",
     "training.patience",
 }
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T, C, H, W), normalised
@@ -76,6 +75,8 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
     Raises UserError for a split of another store, settings that do not fit the data, a run folder
     that already holds a training (without `resume`) or another model's (with it).
     """
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run}: is a file; choose another --run")
     last = run / "checkpoints" / "last.ckpt"
     old = checkpoint.load(last) if resume else None
     if old:
@@ -86,10 +87,18 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
     trainer = Trainer.of(settings, run)
     if old:
         trainer.restore(old, last)
-    for stale in last.parent.glob(".*.tmp"):  # left by a training that was killed while writing
-        stale.unlink()
-    run_settings.write(run / "settings.yaml", settings)
-    with open_log(run, trainer.position.step) as log, told_to_stop() as stopping:
+    with atomic.claimed(run, "another training is writing here; choose another --run"):
+        for stale in last.parent.glob(".*.tmp"):  # left by one that was killed while writing
+            stale.unlink()
+        run_settings.write(run / "settings.yaml", settings)
+        return logged(trainer, run)
+
+
+def logged(trainer: Trainer, run: Path) -> Trained:
+    with (
+        open_log(run, trainer.position.step, trainer.fabric.device) as log,
+        told_to_stop() as stopping,
+    ):
         return trainer.fit(log, stopping)
 
 
@@ -121,7 +130,7 @@ class Trainer:
     peak: float  # physical units; the range of the validation's PSNR
     model: Any  # an nn.Module and a Model
     optimizers: dict[str, Optimizer]
-    averaged: AveragedModel | None
+    averaged: Average | None
     position: Position = field(default_factory=Position)
 
     @classmethod
@@ -129,9 +138,7 @@ class Trainer:
         """Open the data, build the model. Raises UserError where they do not fit."""
         t = settings.training
         opened = store.open_store(settings.data.store)
-        split = manifest.read_split(
-            settings.data.split or manifest.split_file(manifest.FOLDER, settings.data.store), opened
-        )
+        split = manifest.read_split(settings.data.split_file, opened)
         train_tracks = [opened.track(id) for id in split.part("train")]
         eval_tracks = [opened.track(id) for id in split.part("eval")]
         task = tasks.build(models.find(settings.model_name).TASK, settings.task, t.sequence_length)
@@ -144,8 +151,11 @@ class Trainer:
             augment=t.augment,
             seed=t.seed,
         )
-        geometry = task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size))
         scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
+        geometry = replace(
+            task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size)),
+            unit_range=scale.kind == "range",
+        )
         fabric = make_fabric(t)
         torch.manual_seed(t.seed)
         try:
@@ -163,7 +173,6 @@ class Trainer:
             name: Adam(net.parameters(), lr=t.lr_of.get(name, t.lr), betas=(t.beta1, t.beta2))
             for name, net in players.items()
         }
-        first = opened.channels[0]
         return cls(
             settings=settings,
             run=run,
@@ -176,6 +185,7 @@ class Trainer:
                 manifest_hash=opened.manifest_hash,
                 channels=opened.channels,
                 train=list(split.train),
+                eval=list(split.eval),
                 attrs={
                     key: opened.attrs[key]
                     for key in ("title", "license", "attribution", "projection", "pixel_km")
@@ -189,10 +199,10 @@ class Trainer:
                 patch=t.patch_size,
                 count=t.validation_crops,
             ),
-            peak=first["valid_max"] - first["valid_min"],
+            peak=metrics.peak(opened.channels),
             model=model,
             optimizers={n: set_up(fabric, o) for n, o in optimizers.items()},
-            averaged=average(model, t.ema) if t.ema else None,
+            averaged=Average(model, t.ema) if t.ema else None,
         )
 
     def fit(self, log: Log, stopping: Callable[[], bool]) -> Trained:
@@ -211,24 +221,27 @@ class Trainer:
                     rates = self.set_rates(at.step / total)
                     parts = update(self.fabric, self.model, self.optimizers, micro, at.step, t.clip)
                     if self.averaged:
-                        self.averaged.update_parameters(self.model)
+                        self.averaged.update(self.model)
                     at.step += 1
                     at.batch += len(micro)
                     log.add(parts)
                     if at.step % t.log_every_steps == 0:
                         log.flush(at.step, at.epoch, rates)
                     advance()
-                    if stopping():
+                    every = t.checkpoint_every_steps
+                    if stopping() or (every and at.step % every == 0):
+                        log.flush(at.step, at.epoch, rates)  # first: it refuses what is not finite
                         self.save("last")
-                        log.flush(at.step, at.epoch, rates)
+                    if stopping():
                         return Trained(self.run, at, scores, "told to stop; --resume goes on")
                 at.epoch, at.batch = at.epoch + 1, 0
-                scores = self.validate()
                 log.flush(at.step, at.epoch, rates)
+                scores = self.validate()
                 log.validated(scores, at.step, at.epoch)
                 advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
                 self.keep(scores["model"])
-        return Trained(self.run, at, scores, "")
+        done = "" if scores else "nothing was left to train; for more, --set training.epochs=N"
+        return Trained(self.run, at, scores, done)
 
     def set_rates(self, done: float) -> dict[str, float]:
         """Set each player's learning rate for the next step; `done` is the fraction trained."""
@@ -297,16 +310,17 @@ class Trainer:
             training={
                 "position": vars(self.position).copy(),
                 "optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
-                "averaged": int(self.averaged.n_averaged) if self.averaged else 0,
+                "averaged": self.averaged.count if self.averaged else 0,
                 "scaler": dict(precision.state_dict()),
-                "random": random_state(),
+                "random": random_state(self.fabric.device),
             },
         )
         checkpoint.save(self.run / "checkpoints" / f"{name}.ckpt", state)
 
     def restore(self, old: Checkpoint, path: Path) -> None:
         """Stand exactly where the checkpoint was written."""
-        if old.data.manifest_hash != self.data.manifest_hash or old.data.train != self.data.train:
+        told = ("manifest_hash", "train", "eval")
+        if any(getattr(old.data, key) != getattr(self.data, key) for key in told):
             raise UserError(
                 f"{path}: trained on another store or split than {self.settings.data.store}; "
                 "resume with the same ones"
@@ -317,9 +331,9 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
         if self.averaged and old.averaged:
             self.averaged.module.load_state_dict(old.averaged)
-            self.averaged.n_averaged.fill_(state["averaged"])
+            self.averaged.count = state["averaged"]
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        set_random_state(state["random"])
+        set_random_state(state["random"], self.fabric.device)
         self.position = Position(**state["position"])
 
 
@@ -333,22 +347,27 @@ def update(
 ) -> dict[str, Tensor]:
     """One step of every player, over the gradients of all the batches; returns what to log.
 
-    A regressor yields one loss per batch, a GAN one per player: the loop need not know which. A
-    player is stepped at the last batch, before the model goes on to the next player.
+    A regressor yields one loss per batch, a GAN one per player: the loop need not know which. All
+    batches ask the same player before it is stepped and the next one is asked, so that several
+    batches make the step of one large one. (With several players each batch's pass through the
+    first network is kept until its turn: accumulation then saves less memory.)
     """
     parts: dict[str, Tensor] = {}
-    for number, (x, y) in enumerate(batches):
-        for player, loss, logged in autocast(fabric, model.losses(x, y, step)):
+    streams = [autocast(fabric, model.losses(x, y, step)) for x, y in batches]
+    while True:
+        for stream in streams:
+            item = next(stream, None)
+            if item is None:  # every batch has the same players: all streams end together
+                return parts
+            player, loss, logged = item
             fabric.backward(loss / len(batches))
-            parts |= logged  # still on the device: no host synchronisation here
-            if number == len(batches) - 1:
-                optimizer = optimizers[player]
-                if clip:
-                    net = model.players()[player]
-                    fabric.clip_gradients(net, optimizer, max_norm=clip, error_if_nonfinite=False)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-    return parts
+            for name, value in logged.items():  # on the device: no host synchronisation here
+                parts[name] = parts.get(name, 0) + value / len(batches)
+        if clip:
+            net = model.players()[player]
+            fabric.clip_gradients(net, optimizers[player], max_norm=clip, error_if_nonfinite=False)
+        optimizers[player].step()
+        optimizers[player].zero_grad(set_to_none=True)
 
 
 def autocast(fabric: Fabric, losses: Iterator[Any]) -> Iterator[Any]:
@@ -361,22 +380,6 @@ def autocast(fabric: Fabric, losses: Iterator[Any]) -> Iterator[Any]:
         yield item
 
 
-def make_fabric(t: TrainSettings) -> Fabric:
-    """One device. Raises UserError for one that is not there."""
-    kind, _, number = t.device.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise UserError(f"training.device {t.device!r}: expected auto, cpu, cuda or cuda:1")
-    try:
-        return Fabric(
-            accelerator=kind,
-            devices=[int(number)] if number else 1,
-            precision=PRECISIONS[t.precision],  # type: ignore[arg-type]  # a plain str is a Literal
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"training.device {t.device}: not usable here ({reason})") from None
-
-
 def steps_per_epoch(loader: Loader, t: TrainSettings) -> int:
     return max(1, len(loader) // t.accumulate)
 
@@ -385,56 +388,6 @@ def set_up(fabric: Fabric, optimizer: Optimizer) -> Any:
     wrapped = fabric.setup_optimizers(optimizer)
     assert not isinstance(wrapped, tuple)  # one in, one out
     return wrapped
-
-
-def average(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights, as of the first step free of their start.
-
-    The decay grows from 0.1 with the steps, as in TensorFlow's ExponentialMovingAverage.
-    """
-
-    @torch.no_grad()
-    def blend(old: Sequence[Tensor], new: Sequence[Tensor], count: Tensor) -> None:
-        kept = min(decay, (1 + int(count)) / (10 + int(count)))
-        for a, b in zip(old, new, strict=True):
-            if a.is_floating_point():
-                a.lerp_(b, 1 - kept)
-            else:
-                a.copy_(b)
-
-    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)  # type: ignore[arg-type]
-
-
-def random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-@contextmanager
-def told_to_stop() -> Iterator[Callable[[], bool]]:
-    """Yields a question: has SIGTERM (or Ctrl-C) come? The step under way is finished first."""
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[signal.Signals(number)])  # a second one stops at once
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        signal.signal(number, ask)
-    try:
-        yield lambda: asked
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
 
 
 def told(scores: dict[str, float]) -> str:

@@ -68,7 +68,7 @@ class Tiny:
     def conversion(
         self, target: str = "S.zarr", *, ids: Sequence[str] = (), workers: int = 1, **settings
     ) -> converting.Conversion:
-        strict = settings.pop("strict", False)
+        how = {key: settings.pop(key) for key in ("strict", "replace") if key in settings}
         return converting.convert(
             self.root,
             self.home / target,
@@ -76,7 +76,7 @@ class Tiny:
             manifests=self.home / "manifests",
             ids=ids,
             workers=workers,
-            strict=strict,
+            **how,
         )
 
     def store(self, target: str = "S.zarr", **options) -> store.Store:

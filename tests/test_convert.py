@@ -2,9 +2,17 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -12,8 +20,8 @@ import pytest
 import xarray as xr
 import zarr
 
+from pipeline import atomic, manifest, shard, sources, store
 from pipeline import convert as converting
-from pipeline import shard, sources, store
 from pipeline.errors import UserError
 from pipeline.sources import digital_typhoon
 from pipeline.sources.synthetic import Storm, demo_storms, write_tree
@@ -232,9 +240,9 @@ def test_unreadable_frames_are_left_out_and_listed(tiny):
     assert done.triplets == 1  # 0 1 2 | 4 5 | 7 | 9
     assert [p.split(": ", 1)[0] for p in done.problems] == [str(files[i]) for i in (3, 6, 8)]
     assert "image is (8, 16), expected (16, 16) as in the rest of its typhoon" in done.problems[1]
-    manifest = json.loads((tiny.home / "manifests/S.json").read_text())
-    assert manifest["problems"] == done.problems
-    assert len(manifest["tracks"]["202101"]["gaps"]) == 3
+    written = json.loads((tiny.home / "manifests/S.json").read_text())
+    assert written["problems"] == done.problems
+    assert len(written["tracks"]["202101"]["gaps"]) == 3
 
 
 @pytest.mark.parametrize("harmed", [(0, 5, 9), (0, 1, 2, 3, 4, 5, 6, 7, 9)])
@@ -359,7 +367,31 @@ def test_only_what_changed_is_redone(tiny):
     assert done.records["202101"]["best_track_rows_without_frame"] == 1
     tiny.write(6, "202102")
     assert tiny.conversion().records["202102"]["frames"] == 7
-    assert tiny.conversion(max_missing=0.5).reused == []
+    with pytest.raises(UserError, match=r"now asked for .*0\.5.*add --replace"):
+        tiny.conversion(max_missing=0.5)
+    assert tiny.conversion(max_missing=0.5, replace=True).reused == []
+
+
+def test_a_wrong_source_does_not_undo_a_good_conversion(tiny, tmp_path):
+    """The folder above the tree has no best track; one file is not a whole typhoon."""
+    tiny.track("202101")
+    tiny.table("202101", tiny.rows(range(6)))
+    target = tiny.conversion().store
+    before = contents(target)
+
+    def again(source, **more):
+        settings = converting.ConvertSettings()
+        return converting.convert(
+            source, target, settings, manifests=tmp_path / "m", workers=1, **more
+        )
+
+    with pytest.raises(UserError, match=r"202101 has 6 frames, .* has 1; .*--replace"):
+        again(tiny.path(0))
+    (tiny.root / "metadata").rename(tiny.root / "elsewhere")
+    with pytest.raises(UserError, match=r"202101 has best-track values, .* has none"):
+        again(tiny.root)
+    assert contents(target) == before
+    assert again(tiny.path(0), replace=True).records["202101"]["frames"] == 1
 
 
 def fail_at(monkeypatch, number: int, error: BaseException):
@@ -480,6 +512,136 @@ def test_a_fault_in_a_process_is_a_sentence_here(release):
     assert not list((release.home / "S.zarr").glob(".*"))
 
 
+class EndsItsProcess:
+    """A job that ends the process which receives it, as the kernel does when memory is short."""
+
+    raw = SimpleNamespace(id="202101")
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_counts_does_not_hang_the_others(monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    frames, over = context.Value("q", 0), threading.Event()
+    held = threading.Thread(target=lambda: frames.get_lock().acquire() and over.wait())
+    held.start()
+    told = []
+
+    def work():
+        with pytest.raises(UserError, match="a converting process died at one of 202101"):
+            list(converting.in_pool([EndsItsProcess()], 2, lambda *_: None))
+        told.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "Value", lambda *_: frames)
+        working = threading.Thread(target=work, daemon=True)
+        working.start()
+        working.join(20)
+        over.set()
+        held.join()
+    assert told
+
+
+def still_alive(group: int) -> list[str]:
+    """The commands of a process group, without what has ended and waits to be noticed."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            command, rest = file.read_text().rsplit(") ", 1)
+        except OSError:
+            continue  # ended meanwhile
+        state, _, its_group = rest.split()[:3]
+        if int(its_group) == group and state != "Z":
+            found.append(command)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells what runs")
+@pytest.mark.parametrize("sign", ["SIGKILL", "SIGTERM"])
+def test_a_killed_conversion_leaves_no_process_at_work(tmp_path, sign):
+    root = tmp_path / "raw"
+    storms = [Storm(f"20210{n}", hours=150) for n in range(1, 5)]
+    write_tree(root, storms, size=16)
+    words = ["--workers", "2", "--manifest-dir", str(tmp_path)]
+    cli = str(Path(converting.__file__).parents[1] / "cli.py")
+    target = tmp_path / "b/S.zarr"
+    running = subprocess.Popen(
+        [sys.executable, cli, "convert", str(root), str(target), *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: list(target.glob(".*.tmp/frames")), 60)
+        running.send_signal(getattr(signal, sign))
+        running.wait()
+        until(lambda: not still_alive(running.pid), 5)
+    finally:
+        if still_alive(running.pid):
+            os.killpg(running.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="interrupted, run"):
+        store.open_store(target)
+    for place in ("a", "b"):
+        converting.convert(
+            root,
+            tmp_path / place / "S.zarr",
+            converting.ConvertSettings(),
+            manifests=tmp_path,
+            workers=1,
+        )
+    assert contents(target) == contents(tmp_path / "a/S.zarr")
+
+
+def until(true: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+# two at once
+
+
+def test_a_second_conversion_into_a_store_is_refused(release):
+    path = release.home / "S.zarr"
+    live = path / ".202101.1.tmp"
+    with atomic.claimed(path, "another conversion is writing into it; wait for it to end"):
+        live.mkdir()
+        with pytest.raises(UserError, match=r"S.zarr: another conversion is writing into it; wait"):
+            release.conversion()
+        assert live.exists()
+    assert release.store().ids == ["198703", "202101", "202102"]
+    assert not live.exists()
+
+
+def test_a_conversion_holds_its_store_until_its_end(release, monkeypatch):
+    refused = []
+
+    def second(*_: object) -> None:
+        with pytest.raises(UserError, match="another conversion"):
+            release.conversion()
+        refused.append(1)
+
+    with monkeypatch.context() as patch:
+        for module, name in ((store, "begin"), (store, "finish"), (manifest, "manifest_file")):
+            undisturbed = getattr(module, name)
+            patch.setattr(module, name, lambda *a, f=undisturbed, **k: (second(), f(*a, **k))[1])
+        release.conversion()
+    assert len(refused) == 3
+    assert len(release.conversion().reused) == 3
+
+
+def test_a_disk_that_knows_no_locks_is_no_obstacle(release, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")  # NFS locks no folders
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert len(release.store().ids) == 3
+
+
 # some tracks only
 
 
@@ -503,7 +665,9 @@ def test_a_store_has_one_set_of_settings(release):
     with pytest.raises(UserError, match=r"was converted with .*'none'.*'zstd'.*another store"):
         release.conversion(ids=["198703"], codec="zstd")
     assert contents(release.home / "S.zarr") == before
-    assert release.store(codec="zstd", ids=["202101"]).ids == ["202101"]
+    with pytest.raises(UserError, match=r"'none'.*'zstd'.*add --replace"):
+        release.conversion(ids=["202101"], codec="zstd")
+    assert release.store(codec="zstd", ids=["202101"], replace=True).ids == ["202101"]
 
 
 def test_nor_does_an_unfinished_store_mix_settings(release, monkeypatch):

@@ -51,7 +51,9 @@ def trained_run(folder, *overrides, channels=CHANNELS, **attrs):
         settings=ours,
         geometry=geometry,
         scaling=Scaling("range", (240.0,) * C, (90.0,) * C, (0.3,) * C),
-        data=Data("WP.zarr", "abc123", [dict(c) for c in channels], ["198702"], {**ATTRS, **attrs}),
+        data=Data(
+            "WP.zarr", "abc123", [dict(c) for c in channels], ["198702"], [], {**ATTRS, **attrs}
+        ),
         weights=model.state_dict(),
         averaged=None,
         training={"position": {"epoch": 7}},
@@ -465,7 +467,7 @@ def test_an_interrupt_leaves_nothing(run, raw, out, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.infer.Restorer.by_model", interrupt)
+    monkeypatch.setattr("pipeline.answers.Answers.of", interrupt)
     with pytest.raises(KeyboardInterrupt):
         infer(run, raw, out, **QUICK)
     assert inside(out.parent) == []

@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # at these sizes a second thread costs more than it gi
 PAST_WARM_UP = 1_000_000  # a step at which every player plays
 
 GEOMETRY = {
-    "superres": Geometry(x=(3, 1, 8, 8), y=(3, 1, 32, 32), block_means=True),
+    "superres": Geometry(x=(3, 1, 8, 8), y=(3, 1, 32, 32), unit_range=True, block_means=True),
     "forecast": Geometry(x=(4, 1, 32, 32), y=(4, 1, 32, 32)),
 }
 

@@ -91,6 +91,25 @@ def test_parts_are_whole_tracks_and_share_none(four):
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"eval_ids": ["202107", "2015-2018"]}, "eval: 202107,2015-2018"),
+        (
+            {"eval_ids": ["202107"], "test_ids": ["1978-1978,202101"]},
+            "eval: 202107; test: 1978-1978,202101",
+        ),
+        ({"eval_fraction": 0.25, "seed": 3}, "eval: 0.25 of the tracks, seed 3"),
+        (
+            {"eval_fraction": 0.25, "test_ids": ["1978-1978"]},
+            "eval: 0.25 of the tracks, seed 0; test: 1978-1978",
+        ),
+    ],
+)
+def test_a_split_says_how_each_part_was_chosen(four, options, said):
+    assert divide(four, **options).selected_by == said
+
+
+@pytest.mark.parametrize(
     ("options", "error", "said"),
     [
         ({}, UsageError, "give --eval-ids or --eval-fraction"),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from pipeline import shard, store
 from pipeline.errors import UserError
+from pipeline.loader import Loader
 from pipeline.store import Array, Track, TrackWriter
 
 SHAPES = [(1, 16, 16), (1, 37, 53), (2, 200, 130), (3, 128, 257), (1, 1, 1)]
@@ -116,22 +118,112 @@ def test_another_writer_s_layout_is_read_through_zarr(tmp_path, options):
     np.testing.assert_array_equal(Track(tmp_path, "202101").frames[...], frames)
 
 
+def flip(file: Path, where: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[where] ^= 1
+    file.write_bytes(data)
+
+
 @pytest.mark.parametrize("where", [0, 1023, 1024 + 4 + 512, 3 * 1028 - 1])
 def test_a_flipped_byte_is_found(tmp_path, where):
     write(tmp_path, noise(3, (1, 16, 16)))
     file = tmp_path / "202101" / store.SHARD_FILE
-    assert shard.damaged_frames(file, 3) == []
-    data = bytearray(file.read_bytes())
-    data[where] ^= 1
-    file.write_bytes(data)
-    assert shard.damaged_frames(file, 3) == [where // 1028]  # 16 * 16 * 4 bytes and a checksum
+    assert shard.damaged_frames(file, (3, 1, 16, 16), "none") == []
+    flip(file, where)
+    found = shard.damaged_frames(file, (3, 1, 16, 16), "none")
+    assert found == [where // 1028]  # 16 * 16 * 4 bytes and a checksum
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 0.999])
+@pytest.mark.parametrize("tile", [0, 3, 4, 11])
+def test_a_flipped_byte_of_a_tile_is_found(tmp_path, tile, place):
+    shape = (3, 2, 200, 130)  # 2 by 2 tiles per frame
+    write(tmp_path, noise(3, shape[1:]), "zstd")
+    file = tmp_path / "202101" / store.SHARD_FILE
+    assert shard.damaged_frames(file, shape, "zstd") == []
+    offset, length = shard.read_index(file, 12)[tile].tolist()
+    flip(file, offset + int(place * length))
+    assert shard.damaged_frames(file, shape, "zstd") == [tile // 4]
+
+
+def harmed(path: Path, codec: str, frames: np.ndarray, *numbers: int) -> Track:
+    """A track with one byte flipped in each of those frames."""
+    track = write(path, frames, codec)
+    file = path / "202101" / store.SHARD_FILE
+    tiles = shard.chunks_per_frame(frames.shape[1:], codec)
+    index = shard.read_index(file, len(frames) * tiles)
+    for number in numbers:
+        offset, length = index[number * tiles + tiles - 1].tolist()
+        flip(file, offset + length // 2)
+    return track
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 200, 130)])
+def test_checked_frames_are_those_of_the_store(tmp_path, codec, shape):
+    frames = noise(5, shape)
+    found = write(tmp_path, frames, codec).checked(1, 3)
+    np.testing.assert_array_equal(found, frames[1:4])
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 200, 130)])
+def test_a_damaged_frame_is_named(tmp_path, codec, shape):
+    frames = noise(6, shape)
+    track = harmed(tmp_path, codec, frames, 1, 4)
+    np.testing.assert_array_equal(track.checked(2, 2), frames[2:4])
+    folder = re.escape(str(tmp_path / "202101"))
+    with pytest.raises(
+        UserError, match=rf"^{folder}: frame 1 is damaged \(.*\); .*convert` again$"
+    ):
+        track.checked(0, 3)
+    with pytest.raises(UserError, match=rf"^{folder}: frames 1, 4 are damaged \(.*\); .*again$"):
+        track.checked(0, 6)
+
+
+def test_a_frame_of_another_writer_s_layout_is_checked_too(tmp_path):
+    frames = noise(4, (1, 16, 16))
+    by_zarr(tmp_path, frames, serializer=BytesCodec(endian="big"))
+    found = Track(tmp_path, "202101").checked(1, 2)
+    np.testing.assert_array_equal(found, frames[1:3])
+    assert found.dtype == np.dtype("=f4")
+    flip(tmp_path / "202101" / store.SHARD_FILE, 1028 + 5)
+    with pytest.raises(UserError, match="frame 1 is damaged"):
+        Track(tmp_path, "202101").checked(0, 2)
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_what_zarr_would_read_as_nan_is_not_checked_frames(tmp_path, codec, harm):
+    track = write(tmp_path, noise(3, (1, 16, 16)), codec)
+    file = tmp_path / "202101" / store.SHARD_FILE
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{file}.*convert"):
+        track.checked(0, 3)
+
+
+def test_a_damaged_tile_in_a_batch_is_a_sentence(tmp_path):
+    track = harmed(tmp_path, "zstd", noise(6, (1, 64, 64)), 4)
+    crops = Loader([track], window=3, patch=32, batch=4)
+    with pytest.raises(UserError, match=r"202101: frame 4 is damaged \(.*\); .*convert` again$"):
+        list(crops.epoch(0))
+
+
+def test_damage_that_is_gone_when_looked_for_is_told_all_the_same(tmp_path):
+    track = write(tmp_path, noise(4, (1, 16, 16)))
+    said = str(track.damage(1, 2, RuntimeError("no memory. 3 bytes")))
+    assert "202101: frame 1-2 is damaged (no memory); remove" in said
 
 
 def test_frames_that_another_writer_left_out_are_not_damaged(tmp_path):
     frames = noise(4, (1, 16, 16))
     frames[2] = np.nan
     folder = by_zarr(tmp_path, frames, config={"write_empty_chunks": False})
-    assert shard.damaged_frames(folder / store.SHARD_FILE, 4) == []
+    assert shard.damaged_frames(folder / store.SHARD_FILE, frames.shape, "none") == []
 
 
 @pytest.mark.parametrize("codec", store.CODECS)
@@ -187,10 +279,17 @@ def test_a_shard_that_cannot_be_opened_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_reads_back_damaged_is_not_committed(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard, "damaged_frames", lambda *_: [1])
+@pytest.mark.parametrize("codec", store.CODECS)
+def test_what_reads_back_damaged_is_not_committed(tmp_path, monkeypatch, codec):
+    close = shard.ShardWriter.__exit__
+
+    def onto_a_bad_disk(self, *problem):
+        close(self, *problem)
+        flip(Path(self.file.name), sum(self.index[0]) + 20)  # in the second frame
+
+    monkeypatch.setattr(shard.ShardWriter, "__exit__", onto_a_bad_disk)
     with pytest.raises(ValueError, match=r"frames \[1\] read back damaged"):
-        write(tmp_path, noise(2, (1, 4, 4)))
+        write(tmp_path, noise(2, (1, 16, 16)), codec)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,9 @@ both = pytest.mark.parametrize("arch", ["residual", "eddy"])
 
 
 def geometry(T=3, C=1, h=8, w=8, scale=4):
-    return Geometry(x=(T, C, h, w), y=(T, C, scale * h, scale * w), block_means=True)
+    return Geometry(
+        x=(T, C, h, w), y=(T, C, scale * h, scale * w), unit_range=True, block_means=True
+    )
 
 
 def build(shape=None, **settings):
@@ -353,7 +355,7 @@ def test_bad_settings_are_refused(bad):
 )
 def test_bad_geometry_is_refused(x, y, settings, message):
     with pytest.raises(ValueError, match=message):
-        models.build("tempogan", Geometry(x, y, block_means=True), settings)
+        models.build("tempogan", Geometry(x, y, unit_range=True, block_means=True), settings)
 
 
 def test_single_small_frames_are_fine_without_discriminators():

@@ -46,7 +46,7 @@ def test_a_margin_shorter_than_the_reach_shows():
 @pytest.mark.parametrize("arch", ["residual", "eddy"])
 def test_a_model_as_trained_equals_itself_whole(arch):
     torch.manual_seed(0)
-    geometry = Geometry(x=(3, 1, 8, 8), y=(3, 1, 32, 32), block_means=True)
+    geometry = Geometry(x=(3, 1, 8, 8), y=(3, 1, 32, 32), unit_range=True, block_means=True)
     settings = {"arch": arch, "n_residual_blocks": 2, "width": 8}
     model = models.build("tempogan", geometry, settings).eval()
     for p in model.parameters():

@@ -115,6 +115,36 @@ def test_stopped_and_resumed_equals_undisturbed(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["training.precision=bf16"],
+        ["training.accumulate=2", "model.r1_gamma=1", "model.r1_every=2"],
+        ["model.arch=eddy", "training.ema=0", "training.schedule=constant"],
+        ["scaling.kind=standard", "training.sequence_length=2", "model.adversarial=hinge"],
+    ],
+    ids=lambda more: more[0],
+)
+def test_every_recipe_resumes_exactly(
+    data: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [*more, "training.epochs=1"]
+    train.train(small(data, *more), tmp_path / "whole")
+    real, steps = train.update, []
+
+    def counted(*args: object) -> object:
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "update", counted)
+    assert train.train(small(data, *more), tmp_path / "run").stopped
+    monkeypatch.setattr(train, "update", real)
+    train.train(small(data, *more), tmp_path / "run", resume=True)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(
     data: Path, undisturbed: Path, tmp_path: Path
@@ -156,6 +186,23 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(data: Path) ->
     assert ends[0]["generator.tail.3.weight"].abs().max() > 0
     for name, step in ends[0].items():
         torch.testing.assert_close(step, ends[1][name], msg=name)
+
+
+def test_accumulated_batches_meet_the_same_opponent(data: Path) -> None:
+    """No batch's generator is judged by discriminators from before their step."""
+    one = train.Trainer.of(small(data), data / "none")
+    seen, real = [], one.model._fool
+
+    def watched(*args: object) -> object:
+        seen.append(next(iter(one.model.discriminators.parameters())).detach().clone())
+        return real(*args)
+
+    one.model._fool = watched
+    before = next(iter(one.model.discriminators.parameters())).detach().clone()
+    train.update(one.fabric, one.model, one.optimizers, list(one.batches(0, 0))[:3], 100, 1.0)
+    assert len(seen) == 3
+    assert all(torch.equal(seen[0], other) for other in seen)
+    assert not torch.equal(seen[0], before)
 
 
 def test_accumulation_steps_once_for_several_batches(data: Path, tmp_path: Path) -> None:
@@ -201,6 +248,31 @@ def test_resume_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
         train.train(small(data), tmp_path / "nothing", resume=True)
 
 
+def test_resume_refuses_other_eval_tracks(data: Path, tmp_path: Path) -> None:
+    """The best checkpoint was chosen on the old ones."""
+    split.split(data / "WP.zarr", tmp_path / "s.json", eval_ids=["202103"], test_ids=["202102"])
+    first = settings.located(small(data, "training.epochs=1"), None, tmp_path / "s.json")
+    train.train(first, tmp_path / "run")
+    split.split(data / "WP.zarr", tmp_path / "s.json", eval_ids=["202102"], test_ids=["202103"])
+    with pytest.raises(UserError, match="trained on another store or split"):
+        train.train(first, tmp_path / "run", resume=True)
+
+
+def test_checkpoints_between_epochs(data: Path, tmp_path: Path) -> None:
+    made = small(data, "training.checkpoint_every_steps=3", "training.lr=1e-9")
+    saved = []
+
+    def noted(path: Path, state: checkpoint.Checkpoint) -> None:
+        saved.append((path.stem, state.training["position"]["step"]))
+
+    real, checkpoint.save = checkpoint.save, noted
+    try:
+        train.train(made, tmp_path / "run")
+    finally:
+        checkpoint.save = real
+    assert [step for name, step in saved if name == "last"] == [3, 6, 8, 9, 12, 15, 16]
+
+
 def test_a_longer_training_may_go_on(data: Path, tmp_path: Path) -> None:
     train.train(small(data, "training.epochs=1"), tmp_path / "run")
     done = train.train(small(data, "training.epochs=2"), tmp_path / "run", resume=True)
@@ -224,6 +296,9 @@ def test_refuses_the_split_of_another_store(data: Path, tmp_path: Path) -> None:
         ("training.sequence_length=11", "no window of 11 usable frames"),
         ("training.lr_of={critic: 1e-4}", "tempogan has no critic; it has generator"),
         ("training.device=tpu", "expected auto, cpu, cuda or cuda:1"),
+        ("training.precision=fp16|training.device=cpu", "fp16 needs a GPU"),
+        ("model.arch=eddy|scaling.kind=standard", "needs y within -1..1"),
+        ("model.arch=eddy|training.patch_size=16", "the discriminators need 32 by 32"),
         ("task.coarsening=bicubic", "consistent: true needs x to be area means"),
         ("model.arch=eddy|task.factor=2", "arch 'eddy' is for scale 4"),
     ],
@@ -236,9 +311,14 @@ def test_settings_that_do_not_fit_the_data(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_stops_with_a_sentence(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [2, 1000])
+def test_a_loss_that_is_no_number_stops_before_anything_is_saved(
+    data: Path, tmp_path: Path, every: int
+) -> None:
+    broken = ["training.lr=1e30", "training.clip=0", f"training.log_every_steps={every}"]
     with pytest.raises(UserError, match="no longer finite at step"):
-        train.train(small(data, "training.lr=1e30", "training.clip=0"), tmp_path / "run")
+        train.train(small(data, *broken), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_the_specification_config_means_what_it_says() -> None:
@@ -279,6 +359,14 @@ def test_unknown_and_bad_settings_are_named(override: str, told: str) -> None:
         settings.load(None, [override])
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_json_may_hold_tabs(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{\n\t"training": {\n\t\t"epochs": 3\n\t}\n}')
+    assert settings.load(tmp_path / "c.json")[0].training.epochs == 3
+    (tmp_path / "d.json").write_text('{"training": {"epochs": 3}, // why\n}')
+    with pytest.raises(UsageError, match="not readable as YAML or JSON"):
+        settings.load(tmp_path / "d.json")
 
 
 def test_yaml_tags_run_nothing(tmp_path: Path) -> None:

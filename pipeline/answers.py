@@ -1,0 +1,78 @@
+"""A trained model and its task's baselines, asked for the same physical frames.
+
+What evaluate scores and infer writes comes from here, so that both mean the same by "the model".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import checkpoint, tiling
+from pipeline.checkpoint import Checkpoint
+from pipeline.errors import UserError
+
+MODEL = "model"  # the row beside the baselines' own names
+
+
+@dataclass(frozen=True)
+class Posed:
+    """Frames as a problem; each (1, T, C, rows, columns), physical units where not said."""
+
+    x: Tensor  # NaN where missing
+    filled: Tensor  # x normalised, without NaN
+    hidden: Tensor  # bool, of the answer's shape: nothing of this pixel was seen
+    truth: Tensor | None  # None: x is as fine as anybody has seen
+
+
+class Answers:
+    """The rows of a table of scores: the model first, then the baselines, hardest to beat first."""
+
+    def __init__(self, trained: Checkpoint, device: str = "auto", tile: int = tiling.TILE) -> None:
+        """tile: x pixels; memory is bounded by it. Raises UserError for a missing device."""
+        self.task, self.scaling, self.tile = trained.task, trained.scaling, tile
+        self.factor = trained.settings.task.factor
+        self.device = checkpoint.usable_device(device)
+        self.network = trained.model(self.device)
+        self.baselines = self.task.baselines()
+        self.rows = [MODEL, *self.baselines]
+
+    @torch.inference_mode()
+    def posed(self, frames: np.ndarray, *, coarsen: bool) -> Posed:
+        """frames: (T, C, H, W) float32, physical units, NaN where missing.
+
+        coarsen: make x of them, and keep them as the truth; else they are x.
+        """
+        given = torch.from_numpy(frames)[None].to(self.device)
+        x, truth = self.task.split(given) if coarsen else (given, None)
+        f = self.factor
+        hidden = x.isnan().repeat_interleave(f, -2).repeat_interleave(f, -1)
+        return Posed(x, self.scaling.fill(self.scaling.normalise(x)), hidden, truth)
+
+    @torch.inference_mode()
+    def of(self, row: str, posed: Posed) -> Tensor:
+        """(1, T, C, H, W) physical units, no NaN. Raises UserError when a GPU's memory is short."""
+        if row != MODEL:
+            return self.scaling.restore(self.baselines[row](posed.filled))
+        try:
+            answer = tiling.tiled(
+                self.network,
+                posed.filled,
+                scale=self.factor,
+                reach=self.network.reach,  # type: ignore[arg-type]  # a Model has one
+                tile=self.tile,
+            )
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                f"{self.device}: out of memory with tiles of {self.tile} pixels; "
+                f"try --tile {max(1, self.tile // 2)}"
+            ) from None
+        return self.scaling.restore(answer)
+
+
+def shown(values: Tensor, hidden: Tensor) -> np.ndarray:
+    """(C, H, W) float32 of one frame, for people: NaN where nothing was seen, nothing invented."""
+    return values.masked_fill(hidden, torch.nan)[0, 0].cpu().numpy()

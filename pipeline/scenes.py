@@ -1,0 +1,136 @@
+"""What the pictures and the animation of a product show, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import netcdf
+from pipeline import pictures as drawing
+from pipeline.answers import MODEL, Answers, shown
+from pipeline.inputs import Footage
+from pipeline.pictures import Palette, Panel, Scene
+from pipeline.product import TRUTH, Product
+from pipeline.progress import progress
+
+MOVIE_PIXELS = (1600, 1080)  # an animation is no larger
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Draws what a finished file shows."""
+
+    footage: Footage
+    answers: Answers
+    product: Product
+    palette: Palette
+    file: Path
+    kept: list[int]  # the file's frames, as numbers of the footage
+
+    def draw(self, numbers: Sequence[int], movie: Path | None) -> list[Path]:
+        """A PNG of each of these frames, an animation of all; returns the PNGs."""
+        files: list[Path] = []
+        if not numbers and not movie:
+            return files
+        total = len(self.kept) if movie else len(numbers)
+        with netcdf.reading(self.file) as variables, progress("draw", total, "frames") as advance:
+
+            def scenes(of: Sequence[int]) -> Iterator[Scene]:
+                for number in of:
+                    scene = self.scene(number, variables)
+                    if number in numbers:
+                        name = f"{self.footage.id}-{stamp(self.footage.times[number])}.png"
+                        path = self.file.with_suffix("") / name
+                        files.append(drawing.panels(path, scene))
+                    yield scene
+                    advance(1, self.footage.id)
+
+            if movie:
+                images = (drawing.image(scene, MOVIE_PIXELS) for scene in scenes(self.kept))
+                drawing.animation(movie, images)
+            else:
+                for _ in scenes(numbers):
+                    pass
+        return files
+
+    def scene(self, number: int, variables: Mapping[str, Any]) -> Scene:
+        """The first channel of one frame, with its places and numbers."""
+        product, place = self.product, self.kept.index(number)
+        channel = product.channels[0]
+        stored = {
+            what: np.asarray(variables[name][place])
+            for name, number_of_channel, what, _ in product.fields()
+            if number_of_channel == 0
+        }
+        posed = self.answers.posed(self.footage.read(number)[None], coarsen=product.mode == "check")
+        coarse = posed.x[0, 0, 0].cpu().numpy()
+        at = f"{product.pixel:g} {product.unit}"
+        if product.mode == "enhance":
+            baseline = shown(self.answers.of(product.baseline, posed), posed.hidden)[0]
+            panels = [
+                Panel(f"Input, {product.factor * product.pixel:g} {product.unit}", coarse),
+                Panel(f"{product.baseline.capitalize()}, {at}", baseline),
+                Panel(f"{product.model}, {at} (estimate)", stored[MODEL]),
+            ]
+        else:
+            score = {
+                row: f"RMSE {float(variables[f'rmse_{row}'][place]):.2f}" for row in product.rows
+            }
+            units = channel["units"]
+            panels = [
+                Panel(f"Coarse input, {product.factor * product.pixel:g} {product.unit}", coarse),
+                Panel(
+                    f"{product.baseline.capitalize()}, {score[product.baseline]} {units}",
+                    stored[product.baseline],
+                ),
+                Panel(f"{product.model}, {score[MODEL]} {units}", stored[MODEL]),
+                Panel(f"Truth, {at}", stored[TRUTH]),
+                Panel(f"{product.model} minus truth", stored[MODEL] - stored[TRUTH], error=True),
+            ]
+        return Scene(
+            title=self.title(number),
+            subtitle=self.subtitle(number),
+            panels=panels,
+            look=drawing.look(channel, self.palette),
+            errors=drawing.error_look(channel, "error"),
+            extent=product.extent,
+            unit=product.unit,
+            zoom=drawing.zoomed(product.extent, 0.2 if product.mode == "enhance" else 0.3),
+        )
+
+    def title(self, number: int) -> str:
+        when = stamp(self.footage.times[number], "%Y-%m-%d %H:%M UTC")
+        return f"{self.footage.id}    {when}    {self.footage.satellites[number]}"
+
+    def subtitle(self, number: int) -> str:
+        """Where the storm was and how strong, as far as the source knows."""
+        known = {
+            name: float(variable.values[number])
+            for name, variable in self.footage.variables.items()
+            if np.isfinite(variable.values[number])
+        }
+        said = []
+        if {"latitude", "longitude"} <= known.keys():
+            said.append(f"centre {position(known['latitude'], known['longitude'])}")
+        if "central_pressure" in known:
+            said.append(f"{known['central_pressure']:.0f} hPa")
+        if known.get("max_wind"):  # 0 stands for "not analysed"
+            said.append(f"{known['max_wind']:.0f} kt")
+        return "    ".join(said) or "no best track"
+
+
+def position(latitude: float, longitude: float) -> str:
+    east = (longitude + 180) % 360 - 180
+    return (
+        f"{abs(latitude):.1f}°{'N' if latitude >= 0 else 'S'} "
+        f"{abs(east):.1f}°{'E' if east >= 0 else 'W'}"
+    )
+
+
+def stamp(time: int, form: str = "%Y%m%d%H") -> str:
+    return datetime.fromtimestamp(int(time), UTC).strftime(form)
