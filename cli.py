@@ -212,6 +212,7 @@ def split(
     from pipeline import split as stage
 
     file = out or manifest.split_file(manifest_dir, path)
+    replaced = file.exists()
     made = stage.split(
         path,
         file,
@@ -225,6 +226,10 @@ def split(
         ids = getattr(made, part)
         table.add_row(part, str(len(ids)), str(made.triplets[part]), listed(ids))
     console.print(table)
+    if replaced:
+        console.print("Note: this replaces the split that was there")
+    if not made.triplets["train"]:
+        console.print("[yellow]Warning:[/] the training tracks hold no triplet: nothing to train")
     for mean, std in zip(made.statistics.mean, made.statistics.std, strict=True):
         console.print(f"Training tracks: mean {mean:.2f}, standard deviation {std:.2f}")
 
@@ -379,12 +384,12 @@ def score_table(
     units: dict[str, str],
 ) -> Table:
     names = list(units)
-    table = Table("track", "method", *(f"{n} [{units[n]}]".replace("[", r"\[") for n in names))
+    heads = (f"{n} [{units[n]}]".replace("[", r"\[") for n in names)
+    table = Table("track", "method", *heads, box=None, padding=(0, 2, 0, 0))
     each = list(tracks.items())[:MANY] if len(tracks) > 1 else []
     for id, rows in [*each, ("all", rows_of_all)]:
         for row, scores in rows.items():
             table.add_row(id, row, *(f"{round(scores[n], 3) + 0.0:.3f}" for n in names))
-        table.add_section()
     return table
 
 

@@ -124,17 +124,18 @@ def load(
     """
     given: dict[str, Any] = {}
     notes: list[str] = []
+    origins: dict[str, str] = {}  # by key, to blame whoever set it
     for key, value in flattened(read(file) if file else {}):
-        put(given, key, value, notes)
+        origins[put(given, key, value, notes)] = str(file)
     for item in overrides:
         key, sign, text = item.partition("=")
         if not sign or not key:
             raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
-        put(given, key.strip(), parsed(text, f"--set {item}"), notes)
+        origins[put(given, key.strip(), parsed(text, f"--set {item}"), notes)] = f"--set {item}"
     before = dict(flattened(base or {}))
     if given.get("model.name", before.get("model.name")) != before.get("model.name"):
         before = {k: v for k, v in before.items() if not k.startswith("model.")}
-    return resolved(nested({**before, **given}), str(file or "--set")), notes
+    return resolved(nested({**before, **given}), origins), notes
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -170,12 +171,14 @@ def parsed(text: str, where: str) -> Any:
         raise UsageError(f"{where}: {text!r} is not a YAML value") from None
 
 
-def put(flat: dict[str, Any], key: str, value: Any, notes: list[str]) -> None:
-    """Set one key under the name that it has here."""
+def put(flat: dict[str, Any], key: str, value: Any, notes: list[str]) -> str:
+    """Set one key under the name that it has here, which is returned."""
+    ours = ALIASES.get(key, key)
     if key in WITHOUT_EFFECT:
         notes.append(f"{key} has no effect: {WITHOUT_EFFECT[key]}")
-        return
-    flat[ALIASES.get(key, key)] = value
+    else:
+        flat[ours] = value
+    return ours
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -202,26 +205,36 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def resolved(tree: dict[str, Any], origin: str) -> RunSettings:
+def resolved(tree: dict[str, Any], origins: Mapping[str, str]) -> RunSettings:
     """Validated, with the model's own defaults filled in. Raises UsageError."""
-    model = dict(tree.get("model") or {})
+    model = tree.get("model") or {}
+    if not isinstance(model, dict):
+        raise UsageError(f"{blamed(origins, 'model')}: expected settings below model, as in name")
+    model = dict(model)
     name = model.pop("name", "tempogan")
     try:
         module = models.find(name)
     except ValueError as error:
-        raise UsageError(f"{origin}: model.name: {error}") from None
+        raise UsageError(f"{blamed(origins, 'model.name')}: model.name: {error}") from None
     try:
         own = module.Settings(**model)
     except ValidationError as error:
-        raise UsageError(sentence(error, origin, "model.", module.Settings)) from None
+        raise UsageError(sentence(error, origins, "model.", module.Settings)) from None
     try:
         return RunSettings(**{**tree, "model": {"name": name, **own.model_dump(mode="json")}})
     except ValidationError as error:
-        raise UsageError(sentence(error, origin, "", RunSettings)) from None
+        raise UsageError(sentence(error, origins, "", RunSettings)) from None
 
 
-def sentence(error: ValidationError, origin: str, prefix: str, known: type[BaseModel]) -> str:
-    """All faults of one file in one line, each with what was expected."""
+def blamed(origins: Mapping[str, str], key: str) -> str:
+    """Who set a key, or a key below it."""
+    return next((o for k, o in origins.items() if f"{k}.".startswith(f"{key}.")), "settings")
+
+
+def sentence(
+    error: ValidationError, origins: Mapping[str, str], prefix: str, known: type[BaseModel]
+) -> str:
+    """All faults in one line, each with who made it and what was expected."""
     faults = []
     for fault in error.errors():
         where = [str(part) for part in fault["loc"]]
@@ -230,11 +243,13 @@ def sentence(error: ValidationError, origin: str, prefix: str, known: type[BaseM
             fields = section_fields(known, where[:-1])
             near = difflib.get_close_matches(where[-1], fields, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-            faults.append(f"unknown setting {key}; {hint}")
+            told = f"unknown setting {key}; {hint}"
+        elif fault["type"] == "model_type":
+            told = f"{key} is {fault.get('input')!r}; expected settings below it"
         else:
-            found = fault.get("input")
-            faults.append(f"{key}: {found!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
-    return f"{origin}: {'; '.join(faults)}"
+            told = f"{key}: {fault.get('input')!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        faults.append(f"{blamed(origins, key)}: {told}")
+    return "; ".join(faults)
 
 
 def section_fields(known: type[BaseModel], sections: Sequence[str]) -> list[str]:

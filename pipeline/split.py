@@ -100,9 +100,14 @@ def words(asked: Iterable[str]) -> Iterable[str]:
             try:
                 lines = file.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{file}: cannot be read as a list of ids ({error})") from None
-            for line in lines:
-                yield from line.split("#")[0].replace(",", " ").split()
+                reason = getattr(error, "strerror", None) or "not text"
+                raise UserError(
+                    f"{file}: cannot be read as a list of ids ({reason.lower()})"
+                ) from None
+            found = [w for line in lines for w in line.split("#")[0].replace(",", " ").split()]
+            if not found:
+                raise UserError(f"{file}: holds no ids")
+            yield from found
         else:
             yield from item.replace(",", " ").split()
 
@@ -111,6 +116,8 @@ def not_found(word: str, have: Sequence[str]) -> str:
     if SEASONS.fullmatch(word):
         seasons = sorted({id[:4] for id in have})
         return f"no track of seasons {word}; the store has seasons {store.few(seasons)}"
+    if Path(word).is_file():
+        return f"no track {word!r}; for a file of ids write @{word}"
     near = difflib.get_close_matches(word, have, n=3, cutoff=0.5)
     return f"no track {word!r}; " + (
         f"near it: {', '.join(near)}" if near else f"the store has {store.few(have)}"

@@ -416,8 +416,16 @@ def open_store(path: Path) -> Store:
 def root_attrs(path: Path) -> dict[str, Any]:
     """The root's attributes, straight from its file. Raises UserError."""
     file = path / "zarr.json"
+    if path.is_file():
+        raise UserError(f"{path}: is a file; expected the folder of a store")
+    if (path / "image").is_dir():
+        raise UserError(f"{path}: is a raw tree; run `cli convert {path} {path}.zarr` first")
+    if (path / "frames").is_dir() and (path.parent / "zarr.json").is_file():
+        raise UserError(f"{path}: is one track of a store; give {path.parent}")
     if not file.is_file():
-        raise UserError(f"{path}: no store here; run `cli convert SOURCE {path}` first")
+        raise UserError(
+            f"{path}: no store here; run `cli convert SOURCE {path}` first, or say where it is now"
+        )
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))["attributes"])
     except (ValueError, KeyError, TypeError):

@@ -96,6 +96,15 @@ def test_the_table_of_a_conversion_names_each_track(home: Path) -> None:
     assert "3 tracks, 16 frames, 10 triplets; 3 tracks were done before" in result.output
 
 
+def test_all_settings_can_be_shown_and_used_again(home: Path, tmp_path: Path) -> None:
+    result = run("train", *data(home), "--show", *SMALL)
+    assert result.exit_code == 0
+    (tmp_path / "all.yaml").write_text(result.stdout)
+    again = run("train", tmp_path / "all.yaml", "--show")
+    assert again.stdout == result.stdout
+    assert "patch_size: 32" in again.stdout
+
+
 def test_dry_run_writes_nothing(home: Path, tmp_path: Path) -> None:
     result = run("convert", home / "WP", tmp_path / "X.zarr", "--dry-run")
     assert result.exit_code == 0

@@ -334,7 +334,7 @@ def test_what_is_no_store_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(UserError, match=r"absent: no store here; run `cli convert SOURCE "):
         store.open_store(tmp_path / "absent")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="no store here"):
+    with pytest.raises(UserError, match="is a file; expected the folder of a store"):
         store.open_store(tmp_path / "file")
     with pytest.raises(UserError, match=r"interrupted, run `cli convert SOURCE .* again"):
         store.open_store(root(tmp_path / "unfinished", {}))

@@ -343,6 +343,16 @@ def test_the_specification_key_without_effect_is_named(tmp_path: Path) -> None:
     assert [note.split(" ")[0] for note in notes] == ["model.in_channels", "training.num_workers"]
 
 
+def test_a_bad_value_is_blamed_on_whoever_set_it(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("training: {epochs: 3}\nmodel: {width: wide}")
+    with pytest.raises(UsageError, match=r"^--set training.lr=fast: training.lr: 'fast'"):
+        settings.load(None, ["training.epochs=3", "training.lr=fast"])
+    with pytest.raises(UsageError, match=r"c.yaml: model.width: 'wide'"):
+        settings.load(tmp_path / "c.yaml", ["training.lr=fast"])
+    with pytest.raises(UsageError, match=r"^--set training=4: training is 4; expected settings"):
+        settings.load(None, ["training=4"])
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
