@@ -284,3 +284,22 @@ def test_our_own_defects_keep_their_trace(monkeypatch: pytest.MonkeyPatch, home:
     monkeypatch.setattr(evaluate, "evaluate", broken)
     result = run("evaluate", home / "run")
     assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.slow
+def test_the_demo_beats_bicubic_and_shows_where_to_look(tmp_path: Path) -> None:
+    """As users run it: a process of its own, with all cores."""
+    words = [sys.executable, "-c", "import cli; cli.app()", "demo", "--out", tmp_path / "demo"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores = json.loads((tmp_path / "demo" / "run" / "scores.json").read_text())
+    assert scores["model"]["rmse"] < scores["bicubic_means"]["rmse"] < scores["bicubic"]["rmse"]
+    named = [Path(line.strip()) for line in done.stdout.splitlines() if line.startswith("  /")]
+    assert {path.suffix for path in named} == {".png", ".mp4", ".nc", ".json"}
+    assert all(path.stat().st_size > 1000 for path in named)
+
+
+def test_the_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused(1, "holds something else than a demo", "demo", "--out", tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
