@@ -2,6 +2,8 @@ import errno
 import os
 import resource
 import shutil
+import signal
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -471,3 +473,26 @@ def test_an_interrupt_leaves_nothing(run, raw, out, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         infer(run, raw, out, **QUICK)
     assert inside(out.parent) == []
+
+
+def test_scores_of_a_typhoon_trained_on_are_marked_as_such(run, raw, tmp_path):
+    old = checkpoint.load(run / "checkpoints" / "best.ckpt")
+    known = replace(old, data=replace(old.data, train=[ID]))
+    checkpoint.save(tmp_path / "known" / "checkpoints" / "best.ckpt", known)
+    notes = infer(tmp_path / "known", raw, tmp_path / "a.nc", mode="check", **QUICK).notes
+    assert notes == [f"{ID} was trained on: its scores say nothing about a new typhoon"]
+    assert infer(run, raw, tmp_path / "b.nc", mode="check", **QUICK).notes == []
+
+
+def test_an_interrupt_is_noticed_between_two_frames(run, raw, tmp_path, monkeypatch):
+    """Within HDF5's own writing Python's exception would be lost, and a frame with it."""
+    append = netcdf.Writer.append
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        append(*args)
+
+    monkeypatch.setattr(netcdf.Writer, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        infer(run, raw, tmp_path / "a.nc", **QUICK)
+    assert not list(tmp_path.glob("*a.nc*"))

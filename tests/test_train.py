@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import models
-from pipeline import checkpoint, convert, manifest, settings, split, train
+from pipeline import atomic, checkpoint, convert, manifest, settings, split, train
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
 from pipeline.sources.synthetic import Storm, write_tree
@@ -233,6 +233,15 @@ def test_a_run_folder_is_not_overwritten(data: Path, undisturbed: Path) -> None:
     with pytest.raises(UserError, match="already holds a training; add --resume"):
         train.train(small(data), undisturbed)
     assert (undisturbed / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_two_trainings_do_not_share_a_run(data: Path, tmp_path: Path) -> None:
+    with (
+        atomic.claimed(tmp_path / "run", "held"),
+        pytest.raises(UserError, match="another training is writing here"),
+    ):
+        train.train(small(data), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_resume_refuses_another_model_and_other_settings(data: Path, undisturbed: Path) -> None:
