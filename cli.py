@@ -30,6 +30,7 @@ SKIPPED = 3  # exit code: finished, with inputs left out
 INTERRUPTED = 130
 
 console = Console(soft_wrap=True, highlight=False)
+complaints = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class Group(TyperGroup):
@@ -49,9 +50,7 @@ class Group(TyperGroup):
 
 
 def fail(sentence: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        "[bold red]Error:[/]", sentence.replace("[", r"\[")
-    )
+    complaints.print("[bold red]Error:[/]", sentence.replace("[", r"\["))
     raise typer.Exit(code)
 
 
@@ -272,7 +271,7 @@ def train(
     settings, notes = run_settings.load(config, set_ or (), base)
     settings = run_settings.located(settings, store, split)
     for note in notes:
-        console.print(f"Note: {note}")
+        complaints.print(f"Note: {note}")
     if show:
         console.print(run_settings.text(settings), end="")
         return
