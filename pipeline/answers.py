@@ -29,7 +29,7 @@ class Posed:
 
 
 class Answers:
-    """The rows of a table of scores: the model first, then the baselines, hardest to beat first."""
+    """The rows of a table of scores: the model first, then the baselines, the usual one first."""
 
     def __init__(self, trained: Checkpoint, device: str = "auto", tile: int = tiling.TILE) -> None:
         """tile: x pixels; memory is bounded by it. Raises UserError for a missing device."""
@@ -50,7 +50,7 @@ class Answers:
         x, truth = self.task.split(given) if coarsen else (given, None)
         f = self.factor
         hidden = x.isnan().repeat_interleave(f, -2).repeat_interleave(f, -1)
-        return Posed(x, self.scaling.fill(self.scaling.normalise(x)), hidden, truth)
+        return Posed(x, self.scaling.model_input(x), hidden, truth)
 
     @torch.inference_mode()
     def of(self, row: str, posed: Posed) -> Tensor:

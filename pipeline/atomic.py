@@ -42,8 +42,8 @@ def claimed(path: Path, told: str) -> Iterator[None]:
     """Make a folder and keep other processes that claim it out of it.
 
     The lock is on the folder itself: it leaves no file, and ends with the process, however that
-    ends. Raises UserError(told) when another holds it. Some disks (NFS) lock no
-    folders; then none is.
+    ends. Raises UserError(told) when another holds it. Some disks (NFS) lock no folders; then none
+    is.
     """
     path.mkdir(parents=True, exist_ok=True)
     try:

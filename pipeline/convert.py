@@ -199,28 +199,30 @@ def refuse_loss(release: Release, target: Path, settings: ConvertSettings) -> No
     for raw in release.tracks:
         if not (target / raw.id / "frames" / "zarr.json").is_file():
             continue
-        track = store.Track(target, raw.id)
-        before = json.loads(track.attrs.get("settings", "null"))
-        if before != settings.model_dump():
-            told = f"{raw.id} was converted with {before}, now asked for {settings.model_dump()}"
-        elif len(raw.frames) < (had := record_of(target, raw.id)["frames"]):
+        told = other_settings(target, raw.id, settings)
+        had = record_of(target, raw.id)["frames"]
+        if not told and len(raw.frames) < had:
             told = f"{raw.id} has {had} frames, {release.path} has {len(raw.frames)}"
-        elif track.has("latitude") and "latitude" not in raw.variables:
+        has_place = store.Track(target, raw.id).has("latitude")
+        if not told and has_place and "latitude" not in raw.variables:
             told = f"{raw.id} has best-track values, {release.path} has none for it"
-        else:
-            continue
-        raise UserError(f"{target}: {told}; to replace what is there, add --replace")
+        if told:
+            raise UserError(f"{target}: {told}; to replace what is there, add --replace")
 
 
 def refuse_mixed(target: Path, kept: Sequence[str], settings: ConvertSettings) -> None:
     """One store has one set of settings. Raises UserError."""
     for id in kept:
-        before = json.loads(store.Track(target, id).attrs.get("settings", "null"))
-        if before != settings.model_dump():
-            raise UserError(
-                f"{target}: {id} was converted with {before}, now asked for "
-                f"{settings.model_dump()}; convert all tracks again, or into another store"
-            )
+        if told := other_settings(target, id, settings):
+            raise UserError(f"{target}: {told}; convert all tracks again, or into another store")
+
+
+def other_settings(target: Path, id: str, settings: ConvertSettings) -> str:
+    """How the settings that a track was converted with differ from these; "" if they do not."""
+    before, now = json.loads(store.Track(target, id).attrs.get("settings", "null")), settings
+    if before == now.model_dump():
+        return ""
+    return f"{id} was converted with {before}, now asked for {now.model_dump()}"
 
 
 def record_of(target: Path, id: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline.store import BLANK, TOO_MANY_MISSING, Array
 class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
     """What decides the store's content."""
 
-    codec: str = "none"  # none: the trainer maps the file; zstd: a third of the size, slower
+    codec: store.Codec = "none"  # none: the trainer maps the file; zstd: a third of it, slower
     valid_min: float | None = None  # units of the channel; below it a pixel is missing
     valid_max: float | None = None  # None: the source's own, for Digital Typhoon 150..330 K
     max_missing: NonNegativeFloat = 0.01  # fraction; with more, a frame is in no window
@@ -56,12 +56,7 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     try:
         for number, raw in enumerate(job.raw.frames):
             try:
-                frame = read(raw)
-                if frame.shape != shape:
-                    raise FrameError(
-                        f"{raw.paths[0]}: image is {frame.shape[1:]}, "
-                        f"expected {shape and shape[1:]} as in the rest of its typhoon"
-                    )
+                frame = sources.read_alike(read, raw, shape)
             except FrameError as error:
                 if job.strict:
                     raise
@@ -82,13 +77,11 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
         if writer is None:
             return {"frames": 0, "problems": problems}
         record = summary(job, kept, found, problems, sums)
-        with writer:
-            writer.commit(arrays(job, kept, found, sums), frame_attrs(job), attrs(job, record))
+        writer.commit(arrays(job, kept, found, sums), frame_attrs(job), attrs(job, record))
         return record
-    except BaseException:
+    finally:
         if writer is not None:
-            writer.__exit__()
-        raise
+            writer.__exit__()  # removes what was not committed
 
 
 @dataclass
@@ -132,7 +125,7 @@ def summary(
 ) -> dict[str, Any]:
     """One track as the manifest has it: plain data."""
     raw = [job.raw.frames[number] for number in kept]
-    times = np.array([frame.time for frame in raw]).astype("datetime64[s]").astype(np.int64)
+    times = sources.seconds(raw)
     flags = np.array([flag for _, flag in found])
     step = windows.usual_step(times)
     gaps = np.flatnonzero(np.diff(times) != step)
@@ -160,11 +153,10 @@ def arrays(
 ) -> dict[str, Array]:
     """Everything beside the frames, per time step and per channel."""
     raw = [job.raw.frames[number] for number in kept]
-    times = np.array([frame.time for frame in raw]).astype("datetime64[s]").astype(np.int64)
     names = sorted({frame.satellite or "unknown" for frame in raw})
     codes = np.array([names.index(frame.satellite or "unknown") for frame in raw], np.int8)
     return {
-        "time": Array(("time",), times, store.TIME_ATTRS),
+        "time": Array(("time",), sources.seconds(raw), store.TIME_ATTRS),
         "channel": Array(
             ("channel",),
             np.array([c.name for c in job.channels]),

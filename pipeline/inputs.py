@@ -74,14 +74,11 @@ def from_store(
 def read_stored(
     track: store.Track, channels: Sequence[Mapping[str, Any]], number: int
 ) -> np.ndarray:
-    where = f"{track.store / track.id}: frame {number}"
     try:
-        # Through Zarr, not the memory map: Zarr checks the frame's checksum.
-        frame = np.array(track.array("frames")[number], np.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise FrameError(f"{where} is damaged ({reason}); convert it again") from None
-    return usable(frame, channels, where)
+        frame = track.checked(number, 1)[0].copy()  # Zarr's own may be read-only
+    except UserError as error:  # one frame of many: the others go on
+        raise FrameError(str(error)) from None
+    return usable(frame, channels, f"{track.store / track.id}: frame {number}")
 
 
 def usable(frame: np.ndarray, channels: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
@@ -108,7 +105,7 @@ def from_source(release: Release, id: str | None, channels: Sequence[Mapping[str
     return Footage(
         path=path,
         id=id,
-        times=np.array([f.time for f in raw.frames]).astype("datetime64[s]").astype(np.int64),
+        times=sources.seconds(raw.frames),
         satellites=[frame.satellite or "unknown" for frame in raw.frames],
         variables=dict(sorted(raw.variables.items())),
         attrs={**release.attrs, **raw.attrs},
@@ -126,12 +123,7 @@ def read_raw(
     number: int,
 ) -> np.ndarray:
     source = raw.frames[number]
-    frame = read(source)
-    if frame.shape != shape:
-        raise FrameError(
-            f"{source.paths[0]}: image is {frame.shape[1:]}, expected {shape[1:]} "
-            "as in the rest of its typhoon"
-        )
+    frame = sources.read_alike(read, source, shape)
     return usable(frame, channels, f"{source.paths[0]}: image")
 
 

@@ -42,6 +42,10 @@ class Scaling:
 
         return torch.where(values.isnan(), column(self.neutral, values), values)
 
+    def model_input(self, x: Tensor) -> Tensor:
+        """(..., C, H, W) physical -> normalised, every missing pixel neutral."""
+        return self.fill(self.normalise(x))
+
     def plain(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
         return asdict(self)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import floordiv
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import zarr
@@ -38,7 +38,8 @@ from pipeline import atomic, shard, windows
 from pipeline.errors import UserError
 
 FORMAT_VERSION = 1
-CODECS = ("none", "zstd")
+Codec = Literal["none", "zstd"]
+CODECS = get_args(Codec)
 TOO_MANY_MISSING, BLANK = 1, 2  # bits of `flag`
 UNFINISHED = "unfinished"  # attribute of a root between `begin` and `finish`
 STATISTICS = ("count", "sum", "sum_of_squares", "min", "max")
@@ -328,10 +329,6 @@ class Track:
     def flag(self) -> np.ndarray:
         """(T,) uint8; 0 where a frame is fit for windows."""
         return self.values("flag")
-
-    @property
-    def step_minutes(self) -> float:
-        return windows.usual_step(self.times) / 60
 
     @property
     def satellites(self) -> list[str]:

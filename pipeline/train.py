@@ -265,7 +265,7 @@ class Trainer:
 
     def problem(self, frames: Tensor) -> Batch:
         x, y = self.task.split(self.fabric.to_device(frames))
-        return self.scaling.fill(self.scaling.normalise(x)), self.scaling.normalise(y)
+        return self.scaling.model_input(x), self.scaling.normalise(y)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -274,8 +274,8 @@ class Trainer:
         baselines = self.task.baselines()
         sums = {name: Errors() for name in ("model", *baselines)}
         for frames in self.validation.split(self.settings.training.batch_size):
-            _, truth = self.task.split(self.fabric.to_device(frames))
-            x, _ = self.problem(frames)
+            x, truth = self.task.split(self.fabric.to_device(frames))
+            x = self.scaling.model_input(x)
             with self.fabric.autocast():
                 guess = judged(x).float()
             answers = {"model": self.scaling.restore(guess)}

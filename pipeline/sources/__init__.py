@@ -8,9 +8,10 @@ pixels are read later, frame by frame, in whichever process converts the track.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -82,6 +83,22 @@ class Format(Protocol):
     def recognises(self, path: Path) -> bool: ...
     def scan(self, path: Path) -> Release: ...
     def read_frame(self, frame: RawFrame) -> np.ndarray: ...  # (C, H, W) float32, physical units
+
+
+def seconds(frames: Sequence[RawFrame]) -> np.ndarray:
+    """(n,) int64: times as a store keeps them, seconds since 1970, UTC."""
+    return np.array([frame.time for frame in frames]).astype("datetime64[s]").astype(np.int64)
+
+
+def read_alike(read: Callable[[RawFrame], np.ndarray], raw: RawFrame, shape: Any) -> np.ndarray:
+    """One frame of a track whose frames are (C, H, W) `shape`. Raises FrameError for another."""
+    frame = read(raw)
+    if frame.shape != shape:
+        raise FrameError(
+            f"{raw.paths[0]}: image is {frame.shape[1:]}, "
+            f"expected {shape and shape[1:]} as in the rest of its typhoon"
+        )
+    return frame
 
 
 def find(name: str) -> Format:
