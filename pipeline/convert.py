@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from pipeline import atomic, manifest, software, sources, store
+from pipeline import atomic, manifest, software, sources, store, store_writer
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
 from pipeline.progress import progress
@@ -63,7 +63,7 @@ def convert(
     release = selected(sources.scan(source), ids)
     if strict and release.problems:
         raise UserError(f"{release.problems[0]} (--strict)")
-    store.check_target(target)
+    store_writer.check_target(target)
     new = not target.exists()
     with atomic.claimed(target, "another conversion is writing into it; wait for it to end"):
         try:
@@ -93,7 +93,7 @@ def bring_up_to_date(
 
     with writing(target):
         if jobs:
-            store.begin(target)
+            store_writer.begin(target)
         done = run(jobs, workers)
     for id in [*kept, *reused]:
         done[id] = record_of(target, id)
@@ -344,8 +344,8 @@ def finish(
                 return len(done.triplets()[0])
         except UserError:
             pass  # killed before its root was written: write it now
-        store.begin(target)
-    return store.finish(
+        store_writer.begin(target)
+    return store_writer.finish(
         target,
         tracks,
         {

@@ -14,7 +14,8 @@ from pydantic import BaseModel, NonNegativeFloat
 
 from pipeline import quality, sources, store, windows
 from pipeline.sources import FrameError, RawTrack
-from pipeline.store import BLANK, TOO_MANY_MISSING, Array
+from pipeline.store import BLANK, TOO_MANY_MISSING
+from pipeline.store_writer import Array, TrackWriter
 
 
 class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
@@ -47,7 +48,7 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     """
     read = sources.find(job.format).read_frame
     channels = [vars(channel) for channel in job.channels]
-    writer: store.TrackWriter | None = None
+    writer: TrackWriter | None = None
     shape = quality.usual_shape(job.raw.frames, read)
     kept: list[int] = []
     found: list[tuple[float, int]] = []  # missing fraction, flag
@@ -69,7 +70,7 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
             if not flag:
                 sums.add(frame)
             if writer is None:
-                writer = store.TrackWriter(job.store, job.raw.id, frame.shape, job.settings.codec)
+                writer = TrackWriter(job.store, job.raw.id, frame.shape, job.settings.codec)
             writer.append(frame)
             kept.append(number)
             found.append((fraction, flag))

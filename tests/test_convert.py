@@ -20,7 +20,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from pipeline import atomic, manifest, shard, sources, store
+from pipeline import atomic, manifest, shard, sources, store, store_writer
 from pipeline import convert as converting
 from pipeline.errors import UserError
 from pipeline.sources import digital_typhoon
@@ -432,12 +432,14 @@ def test_interrupted_between_the_tracks_and_the_root(release, monkeypatch, door)
 
     with monkeypatch.context() as patch:
         if door == "put":  # only when the triplet index is written
-            finish = store.finish
+            finish = store_writer.finish
             patch.setattr(
-                store, "finish", lambda *a: (patch.setattr(store, door, stop), finish(*a))
+                store_writer,
+                "finish",
+                lambda *a: (patch.setattr(store_writer, door, stop), finish(*a)),
             )
         else:
-            patch.setattr(f"pipeline.store.{door}", stop)
+            patch.setattr(f"pipeline.store_writer.{door}", stop)
         with pytest.raises(KeyboardInterrupt):
             release.conversion("b/S.zarr")
     with pytest.raises(UserError, match="interrupted"):
@@ -452,7 +454,7 @@ def test_what_a_killed_process_left_is_swept_away(release):
     path = release.home / "b/S.zarr"
     stale = path / ".202101.99999.tmp"
     shutil.copytree(release.home / "a/S.zarr/202101", stale)  # all but renamed
-    store.begin(path)
+    store_writer.begin(path)
     (path / ".zarr.json.99999.tmp").write_text("half")
     assert contents(release.conversion("b/S.zarr").store) == undisturbed
 
@@ -626,7 +628,8 @@ def test_a_conversion_holds_its_store_until_its_end(release, monkeypatch):
         refused.append(1)
 
     with monkeypatch.context() as patch:
-        for module, name in ((store, "begin"), (store, "finish"), (manifest, "manifest_file")):
+        stages = ((store_writer, "begin"), (store_writer, "finish"), (manifest, "manifest_file"))
+        for module, name in stages:
             undisturbed = getattr(module, name)
             patch.setattr(module, name, lambda *a, f=undisturbed, **k: (second(), f(*a, **k))[1])
         release.conversion()

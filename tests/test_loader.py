@@ -11,7 +11,8 @@ from pipeline import loader as loading
 from pipeline import store
 from pipeline.errors import UserError
 from pipeline.loader import Loader, fixed_crops, oriented
-from pipeline.store import Array, Track, TrackWriter
+from pipeline.store import Track
+from pipeline.store_writer import Array, TrackWriter
 
 SIZE = 12
 

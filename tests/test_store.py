@@ -10,10 +10,11 @@ import pytest
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from pipeline import shard, store
+from pipeline import shard, store, store_writer
 from pipeline.errors import UserError
 from pipeline.loader import Loader
-from pipeline.store import Array, Track, TrackWriter
+from pipeline.store import Track
+from pipeline.store_writer import Array, TrackWriter
 
 SHAPES = [(1, 16, 16), (1, 37, 53), (2, 200, 130), (3, 128, 257), (1, 1, 1)]
 
@@ -303,12 +304,14 @@ def test_a_pickled_track_carries_no_data(tmp_path, codec):
 
 
 def test_triplets_are_windows_of_three(tmp_path):
-    store.begin(tmp_path / "S")
+    store_writer.begin(tmp_path / "S")
     frames = noise(5, (1, 4, 4))
     ids = ["202101", "202102"]
     for id in ids:
         write(tmp_path / "S", frames, id=id)
-    assert store.finish(tmp_path / "S", ids, {"manifest_hash": "x"}) == 6  # 2 tracks of 5 - 2
+    assert (
+        store_writer.finish(tmp_path / "S", ids, {"manifest_hash": "x"}) == 6
+    )  # 2 tracks of 5 - 2
     opened = store.open_store(tmp_path / "S")
     track, middle = opened.triplets()
     assert track.tolist() == [0, 0, 0, 1, 1, 1]
@@ -318,9 +321,9 @@ def test_triplets_are_windows_of_three(tmp_path):
 
 
 def test_a_store_without_tracks_or_triplets(tmp_path):
-    store.begin(tmp_path / "S")
+    store_writer.begin(tmp_path / "S")
     write(tmp_path / "S", noise(1, (1, 4, 4)))
-    assert store.finish(tmp_path / "S", ["202101"], {"manifest_hash": "x"}) == 0
+    assert store_writer.finish(tmp_path / "S", ["202101"], {"manifest_hash": "x"}) == 0
     assert len(store.open_store(tmp_path / "S").triplets()[0]) == 0
 
 
@@ -351,9 +354,9 @@ def test_what_is_no_store_is_refused_with_a_way_out(tmp_path):
 
 
 def test_a_track_that_is_not_there(tmp_path):
-    store.begin(tmp_path / "S")
+    store_writer.begin(tmp_path / "S")
     write(tmp_path / "S", noise(1, (1, 4, 4)))
-    store.finish(tmp_path / "S", ["202101"], {"manifest_hash": "x"})
+    store_writer.finish(tmp_path / "S", ["202101"], {"manifest_hash": "x"})
     opened = store.open_store(tmp_path / "S")
     with pytest.raises(UserError, match="no track '202102'; it has 202101"):
         opened.track("202102")
