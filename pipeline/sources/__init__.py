@@ -82,7 +82,8 @@ class Format(Protocol):
 
     def recognises(self, path: Path) -> bool: ...
     def scan(self, path: Path) -> Release: ...
-    def read_frame(self, frame: RawFrame) -> np.ndarray: ...  # (C, H, W) float32, physical units
+    # (C, H, W) float32, physical units; direct=False: by the format's own library alone, slower
+    def read_frame(self, frame: RawFrame, *, direct: bool = True) -> np.ndarray: ...
 
 
 def seconds(frames: Sequence[RawFrame]) -> np.ndarray:

@@ -241,7 +241,7 @@ class BestTracks:
         return values[~values.index.duplicated()]
 
 
-def read_frame(frame: RawFrame) -> np.ndarray:
+def read_frame(frame: RawFrame, *, direct: bool = True) -> np.ndarray:
     """Brightness temperature of one time step.
 
     (C, H, W) float32, kelvin, rows from north to south, values exactly as in the files (nothing
