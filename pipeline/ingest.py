@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, NonNegativeFloat
 
 from pipeline import quality, sources, store, windows
+from pipeline.quality import Examined, Sums
 from pipeline.sources import FrameError, RawTrack
 from pipeline.store import BLANK, TOO_MANY_MISSING
 from pipeline.store_writer import Array, TrackWriter
@@ -46,34 +47,35 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     A frame that cannot be read is left out and named in the record's problems, or with `strict`
     raised as FrameError. OSError: the disk refuses; nothing of this track is left.
     """
-    read = sources.find(job.format).read_frame
+    source = sources.find(job.format)
     channels = [vars(channel) for channel in job.channels]
     writer: TrackWriter | None = None
-    shape = quality.usual_shape(job.raw.frames, read)
+    shape = quality.usual_shape(job.raw.frames, source.frame_shape)
     kept: list[int] = []
     found: list[tuple[float, int]] = []  # missing fraction, flag
     problems: list[str] = []
     sums = Sums.none(len(job.channels))
+    room = np.empty(shape, np.float32) if shape else None  # one frame's, for every frame
+    keep_freed_memory()
     try:
         for number, raw in enumerate(job.raw.frames):
             try:
-                frame = sources.read_alike(read, raw, shape)
+                frame = sources.read_alike(source.read_frame, raw, shape, into=room)
             except FrameError as error:
                 if job.strict:
                     raise
                 problems.append(str(error))
                 advance()
                 continue
-            fraction = quality.mask(frame, channels)
-            flag = BLANK if quality.is_blank(frame) else 0
-            flag |= TOO_MANY_MISSING if fraction > job.settings.max_missing else 0
+            worth = quality.examine(frame, channels)
+            flag = flag_of(worth, job.settings)
             if not flag:
-                sums.add(frame)
+                sums += worth.sums
             if writer is None:
                 writer = TrackWriter(job.store, job.raw.id, frame.shape, job.settings.codec)
             writer.append(frame)
             kept.append(number)
-            found.append((fraction, flag))
+            found.append((worth.missing, flag))
             advance()
         if writer is None:
             return {"frames": 0, "problems": problems}
@@ -85,36 +87,18 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
             writer.__exit__()  # removes what was not committed
 
 
-@dataclass
-class Sums:
-    """Statistics of the usable frames, as sums that add; each (C,) float64."""
+def keep_freed_memory() -> None:
+    """Make glibc keep what is freed up to twice this size, instead of fetching it anew per frame.
 
-    count: np.ndarray
-    sum: np.ndarray
-    sum_of_squares: np.ndarray
-    min: np.ndarray
-    max: np.ndarray
+    It learns so from a large block's being freed; elsewhere this does nothing.
+    """
+    np.empty(16 << 20, np.uint8)
 
-    @classmethod
-    def none(cls, channels: int) -> Sums:
-        zeros, inf = np.zeros(channels), np.full(channels, np.inf)
-        return cls(zeros.copy(), zeros.copy(), zeros.copy(), inf, -inf)
 
-    def add(self, frame: np.ndarray) -> None:
-        """Count in one frame (C, H, W); NaN does not count."""
-        values = frame.astype(np.float64)
-        seen = ~np.isnan(values)
-        self.count += seen.sum(axis=(1, 2))
-        self.sum += np.nansum(values, axis=(1, 2))
-        self.sum_of_squares += np.nansum(np.square(values), axis=(1, 2))
-        self.min = np.minimum(self.min, np.where(seen, values, np.inf).min(axis=(1, 2)))
-        self.max = np.maximum(self.max, np.where(seen, values, -np.inf).max(axis=(1, 2)))
-
-    def table(self) -> np.ndarray:
-        """(C, 5) float64, in the order of store.STATISTICS; min and max NaN where none counted."""
-        none = self.count == 0
-        low, high = np.where(none, np.nan, self.min), np.where(none, np.nan, self.max)
-        return np.stack([self.count, self.sum, self.sum_of_squares, low, high], axis=1)
+def flag_of(worth: Examined, settings: ConvertSettings) -> int:
+    """0, or the bits that say why a frame is in no window."""
+    too_many = worth.missing > settings.max_missing
+    return (BLANK if worth.blank else 0) | (TOO_MANY_MISSING if too_many else 0)
 
 
 def summary(

@@ -82,8 +82,7 @@ def read_stored(
 
 
 def usable(frame: np.ndarray, channels: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
-    quality.mask(frame, channels)
-    if quality.is_blank(frame):
+    if quality.examine(frame, channels).blank:
         raise FrameError(f"{where} is blank")
     return frame
 
@@ -95,7 +94,7 @@ def from_source(release: Release, id: str | None, channels: Sequence[Mapping[str
     raw = next(raw for raw in release.tracks if raw.id == id)
     read = sources.find(release.format).read_frame
     problems = [p for p in release.problems if len(release.tracks) == 1 or id in p]
-    shape = quality.usual_shape(raw.frames, read)
+    shape = quality.usual_shape(raw.frames, lambda frame: read(frame).shape)
     if shape is None:
         try:
             read(raw.frames[0])

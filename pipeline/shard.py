@@ -133,24 +133,30 @@ def damaged_frames(path: Path, shape: tuple[int, int, int, int], codec: str) -> 
     chunks = chunks_per_frame(shape[1:], codec)
     room = np.empty(chunk_shape(shape[1:], codec), "<f4")
     bad = set()
-    with path.open("rb") as file:
+    data = np.empty(
+        0, np.uint8
+    )  # used again for every chunk: fresh memory costs more than the reading
+    with path.open("rb", buffering=0) as file:
         for i, (offset, length) in enumerate(read_index(path, shape[0] * chunks).tolist()):
             if offset == ABSENT:
                 continue  # another writer's: ShardWriter leaves nothing out
+            if len(data) < length:
+                data = np.empty(length, np.uint8)
             file.seek(offset)
-            if not is_sound(file.read(length), codec, room):
+            got = file.readinto(data[:length])  # type: ignore[arg-type]  # an array is a buffer
+            if got != length or not is_sound(data[:length], codec, room):
                 bad.add(i // chunks)
     return sorted(bad)
 
 
-def is_sound(data: bytes, codec: str, room: np.ndarray) -> bool:
+def is_sound(data: bytes | np.ndarray, codec: str, room: np.ndarray) -> bool:
     """Whether a chunk passes its checksum: the crc32c behind it, or the one within zstd's frame.
 
     room: where a compressed chunk is unpacked.
     """
     if codec == "none":
         crc = google_crc32c.value(data[:-CRC_BYTES])
-        return bool(struct.pack("<I", crc) == data[-CRC_BYTES:])
+        return bool(struct.pack("<I", crc) == bytes(data[-CRC_BYTES:]))
     try:
         Zstd().decode(data, room)
     except (RuntimeError, ValueError):  # damaged; larger than a chunk

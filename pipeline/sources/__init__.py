@@ -82,8 +82,13 @@ class Format(Protocol):
 
     def recognises(self, path: Path) -> bool: ...
     def scan(self, path: Path) -> Release: ...
-    # (C, H, W) float32, physical units; direct=False: by the format's own library alone, slower
-    def read_frame(self, frame: RawFrame, *, direct: bool = True) -> np.ndarray: ...
+    def frame_shape(self, frame: RawFrame) -> tuple[int, int, int]: ...  # (C, H, W), pixels unread
+
+    # (C, H, W) float32, physical units; direct=False: by the format's own library alone, slower;
+    # into: memory of that shape that may be used for the answer
+    def read_frame(
+        self, frame: RawFrame, *, direct: bool = True, into: np.ndarray | None = None
+    ) -> np.ndarray: ...
 
 
 def seconds(frames: Sequence[RawFrame]) -> np.ndarray:
@@ -91,9 +96,11 @@ def seconds(frames: Sequence[RawFrame]) -> np.ndarray:
     return np.array([frame.time for frame in frames]).astype("datetime64[s]").astype(np.int64)
 
 
-def read_alike(read: Callable[[RawFrame], np.ndarray], raw: RawFrame, shape: Any) -> np.ndarray:
+def read_alike(
+    read: Callable[..., np.ndarray], raw: RawFrame, shape: Any, into: np.ndarray | None = None
+) -> np.ndarray:
     """One frame of a track whose frames are (C, H, W) `shape`. Raises FrameError for another."""
-    frame = read(raw)
+    frame = read(raw) if into is None else read(raw, into=into)
     if frame.shape != shape:
         raise FrameError(
             f"{raw.paths[0]}: image is {frame.shape[1:]}, "

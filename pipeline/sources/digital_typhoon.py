@@ -13,19 +13,24 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.sources import Channel, FrameError, RawFrame, RawTrack, Release, Variable
+from pipeline.sources import (
+    Channel,
+    FrameError,
+    RawFrame,
+    RawTrack,
+    Release,
+    Variable,
+    hdf5_image,
+)
 
 FILE_NAME = re.compile(r"(\d{10})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5")
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
 KELVIN = re.compile(r"(degrees? )?k(elvins?)?\b", re.IGNORECASE)  # "K (kelvin)" in the release
-LARGEST_SIDE = 8192  # pixels; a larger declared shape is damage or malice, not an image
 
 INFRARED = Channel(
     name="infrared",
@@ -241,67 +246,30 @@ class BestTracks:
         return values[~values.index.duplicated()]
 
 
-def read_frame(frame: RawFrame, *, direct: bool = True) -> np.ndarray:
+def read_frame(
+    frame: RawFrame, *, direct: bool = True, into: np.ndarray | None = None
+) -> np.ndarray:
     """Brightness temperature of one time step.
 
     (C, H, W) float32, kelvin, rows from north to south, values exactly as in the files (nothing
-    is masked here). Raises FrameError, naming the file, for anything that is not one readable 2-D
-    floating-point image per channel.
+    is masked here). direct=False: by HDF5 alone. into: (C, ...) memory to use if it fits.
+    Raises FrameError, naming the file, for anything that is not one readable 2-D floating-point
+    image in kelvin per channel.
     """
-    return np.stack([read_image(path) for path in frame.paths])
+    rooms = [None] * len(frame.paths) if into is None else into
+    images = [read_image(*of, direct=direct) for of in zip(frame.paths, rooms, strict=True)]
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
-def read_image(path: Path) -> np.ndarray:
+def frame_shape(frame: RawFrame) -> tuple[int, int, int]:
+    """(C, H, W) of one time step, its pixels unread. Raises FrameError."""
+    H, W = hdf5_image.shape(frame.paths[0], DATASET_NAMES)
+    return len(frame.paths), H, W
+
+
+def read_image(path: Path, into: np.ndarray | None = None, *, direct: bool = True) -> np.ndarray:
     """(H, W) float32, kelvin, of one H5 file. Raises FrameError."""
-    try:
-        with h5py.File(path, "r") as file:
-            data = image_dataset(path, file)
-            with np.errstate(over="ignore", invalid="ignore"):  # inf is as invalid as 1e300
-                return np.asarray(data[:]).astype(np.float32)
-    except FrameError:
-        raise
-    except FileNotFoundError:
-        raise FrameError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
-        # all that h5py raises on damage
-        raise FrameError(f"{path}: not a readable HDF5 image ({brief(error)})") from error
-
-
-def image_dataset(path: Path, file: h5py.File) -> h5py.Dataset:
-    """The one 2-D floating-point dataset of a file, whatever its name. Raises FrameError."""
-    # Hard links only: an external link would read a file outside of the source.
-    names = [n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)]
-    images = {n: file[n] for n in names if isinstance(file[n], h5py.Dataset) and file[n].ndim == 2}
-    named = [n for n in DATASET_NAMES if n in images]
-    if not named and len(images) != 1:
-        shapes = {n: file[n].shape for n in names if isinstance(file[n], h5py.Dataset)}
-        raise FrameError(
-            f"{path}: holds {shapes or 'no dataset'}; expected one 2-D image "
-            f"({', '.join(DATASET_NAMES)})"
-        )
-    data = images[named[0] if named else next(iter(images))]
-    if data.dtype.kind != "f":
-        raise FrameError(f"{path}: {data.name} is {data.dtype}; expected floating-point kelvin")
-    if not all(0 < side <= LARGEST_SIDE for side in data.shape):
-        raise FrameError(
-            f"{path}: {data.name} is {data.shape}; expected sides of 1 to {LARGEST_SIDE}"
-        )
-    if data.is_virtual or data.external:
-        raise FrameError(f"{path}: {data.name} lies in other files; expected pixels in this one")
-    units = text(data.attrs.get("units"))
+    image, units = hdf5_image.read(path, DATASET_NAMES, direct=direct, into=into)
     if units and not KELVIN.match(units):
         raise FrameError(f"{path}: units are {units!r}; expected kelvin")
-    return data
-
-
-def text(attribute: Any) -> str:
-    """An attribute however it was written: bytes, a string, an array of one, nothing at all."""
-    if attribute is None or isinstance(attribute, h5py.Empty) or not np.size(attribute):
-        return ""
-    first = np.ravel(attribute)[0]
-    return (first.decode(errors="replace") if isinstance(first, bytes) else str(first)).strip()
-
-
-def brief(error: BaseException) -> str:
-    """The telling part of an error of HDF5, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return image
