@@ -1,22 +1,33 @@
 """Windows -> batches of random crops, straight from the memory-mapped shards.
 
-No workers: a batch is a few hundred microseconds of copying. Which window, crop and flip come at
-which position follows from (seed, epoch, rank) alone, so that training resumes at any position.
+Threads cut the next batches while the present one is used: a batch is a few hundred microseconds
+of copying, and other processes would only add copies of it. Which window, crop and orientation
+comes at which position follows from (seed, epoch, rank) alone, so that training resumes anywhere.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline import paging
+from pipeline.crops import ORIENTATIONS, gather, oriented
 from pipeline.errors import UserError
+from pipeline.maps import PIXEL, Maps
+from pipeline.paging import ReadAhead
+from pipeline.prefetch import Memory, made_ahead
 from pipeline.store import DAMAGE, Track, allow_open_files, few
 
-ORIENTATIONS = 8  # flips and quarter turns of a square
+TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them
+SAMPLED = 32  # crops of an epoch that are looked for in memory
+MOSTLY = 0.95  # in memory: then reading ahead costs more than it gains
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ class Loader:
     batch: samples. An epoch shows every window crops_per_window times, each time another crop.
     A last batch that would be smaller is left out, unless it is the only one, and so are windows
     that do not fill a round of ranks: other ones in every epoch.
+    threads: that cut batches ahead; 0: none is cut before it is asked for. read_ahead: ask the disk
+    for the next batches; auto: where they are not in memory yet. pinned: batches lie in memory that
+    a GPU copies from by itself.
     Raises UserError for a patch larger than a frame and for tracks without any window.
     """
 
@@ -51,11 +65,15 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        threads: int = 2,
+        read_ahead: ReadAhead = "auto",
+        pinned: bool = False,
     ) -> None:
         check_patch(tracks, patch)
         self.tracks = list(tracks)
         self.window, self.patch, self.batch = window, patch, batch
         self.augment, self.seed, self.rank, self.ranks = augment, seed, rank, ranks
+        self.threads, self.read_ahead, self.pinned = threads, read_ahead, pinned
         self.windows = windows_of(self.tracks, window)
         if not len(self.windows):
             raise UserError(
@@ -70,6 +88,11 @@ class Loader:
                 "use fewer devices, or a larger training.crops_per_window"
             )
         allow_open_files(len(self.tracks))
+        self.sizes = np.array([track.shape[1:] for track in self.tracks])
+        self.maps = Maps(self.tracks)
+        sample = (window, tracks[0].shape[0], patch, patch)
+        self.together = max(1, TOGETHER // (PIXEL * batch * math.prod(sample)))  # batches
+        self.memory = Memory((self.together * batch, *sample), pinned)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -81,7 +104,7 @@ class Loader:
         order = shared.permutation(self.shown)[self.rank :: self.ranks][: self.samples]
         own = np.random.default_rng([self.seed, epoch, self.rank + 1])
         window = order % len(self.windows)
-        sizes = np.array([track.shape[1:] for track in self.tracks])[self.windows[window, 0]]
+        sizes = self.sizes[self.windows[window, 0]]
         top, left = own.integers(0, sizes.T - self.patch + 1)
         turns = own.integers(0, ORIENTATIONS if self.augment else 1, self.samples)
         return Crops(window, top, left, turns)
@@ -89,37 +112,87 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """The batches of an epoch from position `start` on."""
         crops = self.crops(epoch)
-        for position in range(start, len(self)):
-            chosen = np.arange(position * self.batch, (position + 1) * self.batch)
-            yield self.gather(crops, chosen[chosen < self.samples])
+        reads_ahead = self.reads_ahead(crops)
+        self.maps.at_random(reads_ahead)
+        make = partial(self.batches_at, crops, reads_ahead)
+        parts = [
+            range(first, min(first + self.together, len(self)))
+            for first in range(start, len(self), self.together)
+        ]
+        if reads_ahead and parts:
+            self.ask_for(crops, parts[0])
+        for batches in made_ahead(make, parts, self.threads) if self.threads else map(make, parts):
+            yield from batches
 
-    def gather(self, crops: Crops, chosen: np.ndarray) -> Tensor:
-        """Cut the chosen samples: (len(chosen), T, C, patch, patch)."""
+    def batches_at(self, crops: Crops, reads_ahead: bool, positions: range) -> Sequence[Tensor]:
+        """Batches that lie together in memory."""
+        if reads_ahead:
+            self.ask_for(crops, range(positions.stop, positions.stop + self.together))
+        return self.cut(crops, self.chosen(positions)).split(self.batch)
+
+    def chosen(self, positions: range) -> np.ndarray:
+        """The samples of these batches."""
+        first, end = positions.start * self.batch, positions.stop * self.batch
+        return np.arange(first, min(end, self.samples))
+
+    def cut(self, crops: Crops, chosen: np.ndarray) -> Tensor:
+        """Cut the chosen samples: (len(chosen), T, C, patch, patch).
+
+        Raises UserError naming the frames of a compressed store that are damaged; mapped ones are
+        not looked at.
+        """
+        out = self.memory.lend(len(chosen))
+        places, mapped = self.places(crops, chosen)
+        turns = crops.orientation[chosen]
+        slots = np.flatnonzero(mapped)
+        gather(out, slots, places[slots], turns[slots])
         side = self.patch
-        channels = self.tracks[0].shape[0]
-        out = np.empty((len(chosen), self.window, channels, side, side), np.float32)
-        for place, sample in enumerate(chosen):
-            number, first = self.windows[crops.window[sample]]
-            top, left = crops.top[sample], crops.left[sample]
+        for slot in np.flatnonzero(~mapped):
+            number, first = self.windows[crops.window[chosen[slot]]].tolist()
+            top, left = int(crops.top[chosen[slot]]), int(crops.left[chosen[slot]])
             track = self.tracks[number]
-            frames = track.frames
             try:
-                frames = frames[
+                frames = track.frames[
                     first : first + self.window, :, top : top + side, left : left + side
                 ]
-            except DAMAGE as error:  # of a compressed frame: a mapped one is not looked at
+            except DAMAGE as error:
                 raise track.damage(first, self.window, error) from error
-            out[place] = oriented(frames, int(crops.orientation[sample]))
+            out[slot] = oriented(frames, int(turns[slot]))
         return torch.from_numpy(out)
 
+    def places(self, crops: Crops, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `gather` wants them, (n, 4); and whether each lies in a map, (n,) bool."""
+        number, first = self.windows[crops.window[chosen]].T
+        places, mapped = self.maps.of(number)
+        places[:, 0] += first * places[:, 1] + crops.top[chosen] * places[:, 3]
+        places[:, 0] += crops.left[chosen] * PIXEL
+        return places, mapped
 
-def oriented(frames: np.ndarray, orientation: int) -> np.ndarray:
-    """One of the 8 flips and quarter turns of (..., H, W), without copying."""
-    if orientation & 4:
-        frames = frames.swapaxes(-2, -1)
-    if orientation & 2:
-        frames = frames[..., ::-1, :]
-    return frames[..., ::-1] if orientation & 1 else frames
+    def stretches(self, crops: Crops, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses and bytes of the rows that the mapped ones of these samples lie in."""
+        places, mapped = self.places(crops, chosen)
+        start, frame, channel, row = places[mapped].T
+        C = self.tracks[0].shape[0]
+        steps = np.stack(np.meshgrid(np.arange(self.window), np.arange(C))).reshape(2, -1)
+        starts = start[:, None] + frame[:, None] * steps[0] + channel[:, None] * steps[1]
+        lengths = (self.patch - 1) * row + self.patch * PIXEL
+        return starts.ravel(), np.repeat(lengths, steps.shape[1])
+
+    def ask_for(self, crops: Crops, positions: range) -> None:
+        """Have the disk read what later batches need."""
+        if positions.start < len(self):
+            paging.will_need(*self.stretches(crops, self.chosen(positions)))
+
+    def reads_ahead(self, crops: Crops) -> bool:
+        """Whether to ask the disk ahead: as told, or when a sample is not in memory yet."""
+        if not paging.CAN_ADVISE or self.read_ahead == "off":
+            return False
+        if self.read_ahead == "on" or not os.access(self.tracks[0].store, os.W_OK):
+            return True  # of others' files the system does not tell what is in memory
+        sample = np.unique(np.linspace(0, self.samples - 1, SAMPLED).astype(np.int64))
+        starts, lengths = self.stretches(crops, sample)
+        there = paging.share_in_memory(zip(starts.tolist(), lengths.tolist(), strict=True))
+        return there < MOSTLY
 
 
 def windows_of(tracks: Sequence[Track], length: int) -> np.ndarray:
@@ -157,4 +230,4 @@ def fixed_crops(tracks: Sequence[Track], *, window: int, patch: int, count: int)
     spread = np.unique(np.linspace(0, len(loader.windows) - 1, count).round().astype(np.int64))
     crops = loader.crops(epoch=0)
     by_window = np.argsort(crops.window)
-    return loader.gather(crops, by_window[spread])
+    return loader.cut(crops, by_window[spread])

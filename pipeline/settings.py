@@ -25,6 +25,7 @@ from pydantic import (
 import models
 from pipeline import atomic, manifest
 from pipeline.errors import UsageError, UserError
+from pipeline.paging import ReadAhead
 from pipeline.tasks import TaskSettings
 
 # The keys of the TempoGAN specification's config.json, where ours lie elsewhere ...
@@ -53,10 +54,12 @@ WITHOUT_EFFECT = {
 
 
 class DataSettings(BaseModel, frozen=True, extra="forbid"):
-    """Where the data lies."""
+    """Where the data lies, and how it is fetched."""
 
     store: Path = Path("data/WP.zarr")
     split: Path | None = None  # None: data_manifest/<store>.split.json
+    threads: NonNegativeInt = 2  # that cut the next batches; 0: each only when it is asked for
+    read_ahead: ReadAhead = "auto"  # ask the disk for the next batches; auto: if not in memory yet
 
     @property
     def split_file(self) -> Path:

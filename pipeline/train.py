@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.interrupts import told_to_stop
 from pipeline.loader import Loader, fixed_crops
 from pipeline.metrics import Errors
+from pipeline.prefetch import on_device
 from pipeline.progress import progress
 from pipeline.runlog import Log, open_log
 from pipeline.scaling import Scaling
@@ -37,6 +38,8 @@ LAST_LR = 0.01  # of the first, at the end of a cosine schedule
 MAY_CHANGE = {
     "data.store",
     "data.split",
+    "data.threads",
+    "data.read_ahead",
     "training.epochs",
     "training.device",
     "training.log_every_steps",
@@ -142,6 +145,7 @@ class Trainer:
         train_tracks = [opened.track(id) for id in split.part("train")]
         eval_tracks = [opened.track(id) for id in split.part("eval")]
         task = tasks.build(models.find(settings.model_name).TASK, settings.task, t.sequence_length)
+        fabric = make_fabric(t)
         loader = Loader(
             train_tracks,
             window=task.window,
@@ -150,13 +154,15 @@ class Trainer:
             crops_per_window=t.crops_per_window,
             augment=t.augment,
             seed=t.seed,
+            threads=settings.data.threads,
+            read_ahead=settings.data.read_ahead,
+            pinned=fabric.device.type == "cuda",
         )
         scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
         geometry = replace(
             task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size)),
             unit_range=scale.kind == "range",
         )
-        fabric = make_fabric(t)
         torch.manual_seed(t.seed)
         try:
             model = models.build(settings.model_name, geometry, settings.model_settings)
@@ -260,11 +266,12 @@ class Trainer:
         """The rest of an epoch as normalised (x, y); only whole optimizer steps."""
         end = steps_per_epoch(self.loader, self.settings.training)
         end *= min(self.settings.training.accumulate, len(self.loader))
-        for frames in islice(self.loader.epoch(epoch, start), end - start):
+        cut = islice(self.loader.epoch(epoch, start), end - start)
+        for frames in on_device(cut, self.fabric.device):
             yield self.problem(frames)
 
     def problem(self, frames: Tensor) -> Batch:
-        x, y = self.task.split(self.fabric.to_device(frames))
+        x, y = self.task.split(frames)
         return self.scaling.model_input(x), self.scaling.normalise(y)
 
     @torch.no_grad()

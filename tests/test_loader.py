@@ -10,7 +10,8 @@ import torch
 from pipeline import loader as loading
 from pipeline import store
 from pipeline.errors import UserError
-from pipeline.loader import Loader, fixed_crops, oriented
+from pipeline.crops import oriented
+from pipeline.loader import Loader, fixed_crops
 from pipeline.store import Track
 from pipeline.store_writer import Array, TrackWriter
 
