@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.maps import PIXEL, Maps
 from pipeline.paging import ReadAhead
 from pipeline.prefetch import Memory, made_ahead
-from pipeline.store import DAMAGE, Track, allow_open_files, few
+from pipeline.store import Track, allow_open_files, few
 
 TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them
 SAMPLED = 32  # crops of an epoch that are looked for in memory
@@ -150,13 +150,7 @@ class Loader:
         for slot in np.flatnonzero(~mapped):
             number, first = self.windows[crops.window[chosen[slot]]].tolist()
             top, left = int(crops.top[chosen[slot]]), int(crops.left[chosen[slot]])
-            track = self.tracks[number]
-            try:
-                frames = track.frames[
-                    first : first + self.window, :, top : top + side, left : left + side
-                ]
-            except DAMAGE as error:
-                raise track.damage(first, self.window, error) from error
+            frames = self.tracks[number].cut(first, self.window, top, left, side)
             out[slot] = oriented(frames, int(turns[slot]))
         return torch.from_numpy(out)
 

@@ -8,8 +8,10 @@ The format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-index
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 
@@ -121,8 +123,44 @@ def mapped(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
     expected = np.arange(shape[0]) * (frame_bytes + CRC_BYTES)
     if (index[:, 0] != expected).any() or (index[:, 1] != frame_bytes + CRC_BYTES).any():
         raise ValueError(f"{path}: frames do not follow one another")
-    raw = np.memmap(path, np.uint8, "r", shape=(shape[0], frame_bytes + CRC_BYTES))
+    raw = np.asarray(np.memmap(path, np.uint8, "r", shape=(shape[0], frame_bytes + CRC_BYTES)))
     return raw[:, :frame_bytes].view("<f4").reshape(shape)
+
+
+class Packed:
+    """The zstd-compressed frames of one shard, mapped; only the tiles that are asked for unpacked.
+
+    shape: (T, C, H, W) of the track; tile: (h, w) of an inner chunk. Raises ValueError when the
+    index is not whole.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], tile: tuple[int, int]) -> None:
+        self.shape, (self.h, self.w) = shape, tile
+        grid = (shape[0], -(-shape[2] // self.h), -(-shape[3] // self.w))
+        self.index = read_index(path, math.prod(grid)).reshape(*grid, 2)
+        self.bytes = np.asarray(np.memmap(path, np.uint8, "r"))
+
+    def cut(self, first: int, count: int, top: int, left: int, side: int) -> np.ndarray:
+        """(count, C, side, side) float32. Raises ValueError or RuntimeError for a damaged tile."""
+        h, w = self.h, self.w
+        out = np.empty((count, self.shape[1], side, side), np.float32)
+        rows = range(top // h, (top + side - 1) // h + 1)
+        columns = range(left // w, (left + side - 1) // w + 1)
+        for t, row, column in product(range(count), rows, columns):
+            y, x = row * h - top, column * w - left  # of the tile, within the crop
+            tile = self.tile(first + t, row, column)
+            part = tile[:, max(0, -y) : side - y, max(0, -x) : side - x]
+            y, x = max(0, y), max(0, x)
+            out[t, :, y : y + part.shape[1], x : x + part.shape[2]] = part
+        return out
+
+    def tile(self, frame: int, row: int, column: int) -> np.ndarray:
+        offset, length = self.index[frame, row, column].tolist()
+        shape = (self.shape[1], self.h, self.w)
+        if offset == ABSENT:
+            return np.full(shape, np.nan, np.float32)
+        values = Zstd().decode(self.bytes[offset : offset + length])
+        return np.frombuffer(values, "<f4").reshape(shape)
 
 
 def damaged_frames(path: Path, shape: tuple[int, int, int, int], codec: str) -> list[int]:

@@ -26,6 +26,7 @@ from zarr.codecs import (
     Crc32cCodec,
     ShardingCodec,
     ShardingCodecIndexLocation,
+    ZstdCodec,
 )
 
 from pipeline import shard, windows
@@ -47,6 +48,11 @@ TIME_ATTRS = {
     "units": "seconds since 1970-01-01 00:00:00",
     "calendar": "standard",
 }
+
+
+def inner_codecs(array: zarr.Array) -> tuple[Any, ...]:
+    """How the inner chunks of a sharded array are written."""
+    return tuple(array.metadata.codecs[0].codecs)  # type: ignore[union-attr]
 
 
 class Track:
@@ -79,24 +85,57 @@ class Track:
         A view of the memory-mapped shard where it is uncompressed, else the Zarr array. Raises
         UserError when the shard is gone or cut: Zarr would read a missing one as all NaN.
         """
+        array, file = self.array("frames"), self.shard_file
+        if file is None or inner_codecs(array) != PLAIN or array.chunks != (1, *self.shape):
+            return array
+        try:
+            return shard.mapped(file, (array.shape[0], *self.shape))
+        except (ValueError, OSError):
+            return array  # in another order, or no more files may be open
+
+    @cached_property
+    def packed(self) -> shard.Packed | None:
+        """The compressed frames, where they are in tiles of plain zstd."""
+        array, file = self.array("frames"), self.shard_file
+        if file is None or array.chunks[:2] != (1, self.shape[0]):
+            return None
+        form = inner_codecs(array)
+        if form[0] != PLAIN[0] or len(form) != 2 or not isinstance(form[1], ZstdCodec):
+            return None
+        height, width = array.chunks[2:]
+        return shard.Packed(file, (array.shape[0], *self.shape), (height, width))
+
+    @cached_property
+    def shard_file(self) -> Path | None:
+        """The one file of all frames; None where another writer laid them out otherwise.
+
+        Raises UserError when it is gone or its index is not whole.
+        """
         array = self.array("frames")
-        shape = (array.shape[0], *self.shape)
         form = next(iter(getattr(array.metadata, "codecs", ())), None)
         if (
             not isinstance(form, ShardingCodec)
             or form.index_location != ShardingCodecIndexLocation.end
             or array.shards is None
-            or array.shards[0] != shape[0]
+            or array.shards[0] != array.shape[0]
         ):
-            return array  # another writer's layout, still valid Zarr
+            return None
         file = self.store / self.id / "frames" / array.metadata.encode_chunk_key((0, 0, 0, 0))
         self.check_index(file, math.prod(map(floordiv, array.shards, array.chunks)))
-        if form.codecs != PLAIN or array.chunks != (1, *self.shape):
-            return array
+        return file
+
+    def cut(self, first: int, count: int, top: int, left: int, side: int) -> np.ndarray:
+        """(count, C, side, side) float32 of `count` frames from `first` on.
+
+        Raises UserError naming the damaged frames; mapped ones are not looked at.
+        """
         try:
-            return shard.mapped(file, shape)
-        except (ValueError, OSError):
-            return array  # in another order, or no more files may be open
+            if self.packed:
+                return self.packed.cut(first, count, top, left, side)
+            window = slice(first, first + count), slice(None)
+            return np.asarray(self.frames[*window, top : top + side, left : left + side])
+        except DAMAGE as error:
+            raise self.damage(first, count, error) from error
 
     def check_index(self, file: Path, chunks: int) -> None:
         """Raise UserError unless the shard's index is whole."""
@@ -168,7 +207,14 @@ class Track:
         return windows.starts(self.times, self.flag == 0, length)
 
     def values(self, name: str) -> np.ndarray:
-        return np.asarray(self.array(name)[...])
+        """A small array, whole. Raises UserError when it is damaged."""
+        try:
+            return np.asarray(self.array(name)[...])
+        except DAMAGE as error:
+            raise UserError(
+                f"{self.store / self.id / name}: damaged ({str(error).split('. ')[0]}); "
+                f"remove {self.store / self.id} and run `cli convert` again"
+            ) from error
 
     def has(self, name: str) -> bool:
         return name in self.group
