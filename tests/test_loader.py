@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from pipeline import loader as loading
 from pipeline import store
 from pipeline.errors import UserError
-from pipeline.crops import oriented
 from pipeline.loader import Loader, fixed_crops
+from pipeline.prefetch import Memory
 from pipeline.store import Track
 from pipeline.store_writer import Array, TrackWriter
 
@@ -139,12 +140,6 @@ def test_without_augmentation_north_stays_up(tracks):
         assert (batch.diff(dim=-2) == 100).all()
 
 
-def test_orientations_are_8_distinct_ones():
-    square = np.arange(9).reshape(3, 3)
-    assert len({oriented(square, k).tobytes() for k in range(8)}) == 8
-    np.testing.assert_array_equal(oriented(square, 0), square)
-
-
 def test_every_place_of_a_frame_is_reached(tracks):
     seen = np.zeros((SIZE, SIZE), int)
     for batch in batches(tracks, crops_per_window=150):
@@ -258,3 +253,73 @@ def test_a_loader_works_in_another_process(tracks, method):
     child.start()
     assert queue.get(timeout=120) == expected
     child.join()
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 3}, {"read_ahead": "on"}])
+@pytest.mark.parametrize("codec", store.CODECS)
+def test_how_batches_are_fetched_does_not_show(tmp_path, codec, options, monkeypatch):
+    found = make(tmp_path, codec, sizes=(9, 5, 7))
+    usual = batches(found, crops_per_window=20)
+    assert same(usual, batches(found, crops_per_window=20, **options))
+    monkeypatch.setattr(loading, "TOGETHER", 1)  # one batch at a time
+    assert same(usual, batches(found, crops_per_window=20, **options))
+    assert same(usual[7:], batches(found, 0, 7, crops_per_window=20, **options))
+
+
+def test_a_batch_that_is_kept_is_not_written_over(tracks):
+    loader = Loader(tracks, window=3, patch=4, batch=1, crops_per_window=40)
+    kept, copies = [], []
+    for batch in loader.epoch(0):
+        kept.append(batch[0, 1])
+        copies.append(batch[0, 1].clone())
+    assert len(kept) == 200
+    assert same(kept, copies)
+
+
+def test_memory_does_not_grow_over_an_epoch(tracks):
+    loader = Loader(tracks, window=3, patch=4, batch=2, crops_per_window=2000)
+    loader.together = 1
+    loader.memory = Memory((2, 3, 1, 4, 4), pinned=False)
+    rooms = {batch.untyped_storage().data_ptr() for batch in loader.epoch(0)}
+    assert len(loader) == 5000
+    assert len(rooms) < 10
+
+
+def test_an_epoch_left_early_leaves_no_thread(tracks):
+    before = threading.active_count()
+    stream = Loader(tracks, window=3, patch=4, batch=1, crops_per_window=99).epoch(0)
+    next(stream)
+    del stream
+    assert threading.active_count() == before
+
+
+def test_damage_found_by_a_thread_is_told(tmp_path):
+    tracks = make(tmp_path, "zstd", sizes=(5,), shape=(130, 130))
+    file = tmp_path / "202101" / store.SHARD_FILE
+    data = bytearray(file.read_bytes())
+    data[3] ^= 255
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"202101: frame 0 is damaged .*; remove this folder"):
+        batches(tracks, patch=64, crops_per_window=20)
+
+
+def test_files_that_are_not_in_memory_are_read_ahead(tracks, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loading.paging, "will_need", lambda *a: asked.append(a))
+    monkeypatch.setattr(loading.paging, "share_in_memory", lambda stretches: 0.5)
+    loader = Loader(tracks, window=3, patch=4, batch=2, crops_per_window=20, threads=0)
+    loader.together = 1
+    assert len(list(loader.epoch(0))) == len(asked) == 50  # each batch once
+    starts, lengths = asked[0]
+    assert len(starts) == 2 * 3  # each frame of each sample
+    assert set(lengths.tolist()) == {3 * SIZE * 4 + 4 * 4}  # from its first pixel to its last
+    monkeypatch.setattr(loading.paging, "share_in_memory", lambda stretches: 1.0)
+    list(loader.epoch(1))
+    assert len(asked) == 50
+    loader.read_ahead = "on"
+    list(loader.epoch(1))
+    assert len(asked) == 100
+    loader.read_ahead = "off"
+    monkeypatch.setattr(loading.paging, "share_in_memory", lambda stretches: 0.0)
+    list(loader.epoch(1))
+    assert len(asked) == 100
