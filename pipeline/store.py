@@ -15,21 +15,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import floordiv
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import zarr
-from zarr.codecs import (
-    BytesCodec,
-    Crc32cCodec,
-    ShardingCodec,
-    ShardingCodecIndexLocation,
-    ZstdCodec,
-)
 
-from pipeline import shard, windows
+from pipeline import nodes, shard, windows
 from pipeline.errors import UserError
 
 FORMAT_VERSION = 1
@@ -40,7 +32,7 @@ UNFINISHED = "unfinished"  # attribute of a root between `begin` and `finish`
 STATISTICS = ("count", "sum", "sum_of_squares", "min", "max")
 CONVENTIONS = "CF-1.11"
 SHARD_FILE = Path("frames/c/0/0/0/0")
-PLAIN = (BytesCodec(endian="little"), Crc32cCodec())  # bytes as they lie in memory: can be mapped
+PLAIN = (nodes.LITTLE, nodes.CRC32C)  # bytes as they lie in memory: can be mapped
 DAMAGE = (ValueError, RuntimeError)  # what Zarr raises for a chunk: of crc32c, of zstd
 OTHER_FILES = 512  # open in a process beside the maps: libraries, logs, checkpoints
 TIME_ATTRS = {
@@ -50,9 +42,36 @@ TIME_ATTRS = {
 }
 
 
-def inner_codecs(array: zarr.Array) -> tuple[Any, ...]:
-    """How the inner chunks of a sharded array are written."""
-    return tuple(array.metadata.codecs[0].codecs)  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class Layout:
+    """How frames lie on the disk, as their metadata says."""
+
+    shape: tuple[int, int, int, int]  # (T, C, H, W)
+    chunks: int = 0  # inner chunks of the one shard that holds the whole track; 0: otherwise
+    tile: tuple[int, int, int] = (0, 0, 0)  # (C, h, w) of an inner chunk: all are of one frame
+    codecs: tuple[dict[str, Any], ...] = ()  # of an inner chunk
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Layout:
+        T, C, H, W = metadata["shape"]
+        shape = (T, C, H, W)
+        codec = metadata["codecs"][0]
+        if codec["name"] != "sharding_indexed":
+            return cls(shape)
+        how = codec["configuration"]
+        outer = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        one, *tile = how["chunk_shape"]
+        ours = (
+            outer[0] == T
+            and one == 1
+            and how["index_location"] == "end"
+            and how["index_codecs"] == [nodes.LITTLE, nodes.CRC32C]
+            and metadata["chunk_key_encoding"] == nodes.KEYS
+        )
+        if not ours:
+            return cls(shape)
+        chunks = math.prod(-(-n // c) for n, c in zip(outer, how["chunk_shape"], strict=True))
+        return cls(shape, chunks, tuple(tile), tuple(how["codecs"]))
 
 
 class Track:
@@ -66,17 +85,31 @@ class Track:
 
     @cached_property
     def group(self) -> zarr.Group:
-        folder = self.store / self.id
-        try:
-            return zarr.open_group(folder, mode="r", use_consolidated=False)
-        except FileNotFoundError:
-            raise UserError(
-                f"{folder}: not there, though the store lists it; run `cli convert` again"
-            ) from None
+        """Through zarr-python, for what is not asked of a thousand tracks."""
+        self.metadata("")  # says so where it is not there
+        return zarr.open_group(self.store / self.id, mode="r", use_consolidated=False)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self.metadata("")["attributes"])
 
     @cached_property
-    def attrs(self) -> dict[str, Any]:
-        return dict(self.group.attrs)
+    def layout(self) -> Layout:
+        """How the frames lie on the disk."""
+        return Layout.of(self.metadata("frames"))
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Of an array, or of the track itself (""). Raises UserError."""
+        track = self.store / self.id
+        try:
+            return nodes.metadata(track / name)
+        except FileNotFoundError:
+            gone = track / name if track.is_dir() else track
+            raise UserError(
+                f"{gone}: not there, though the store lists it; run `cli convert` again"
+            ) from None
+        except ValueError as error:
+            raise self.damaged(track / name / nodes.METADATA, error) from error
 
     @cached_property
     def frames(self) -> Any:
@@ -85,25 +118,21 @@ class Track:
         A view of the memory-mapped shard where it is uncompressed, else the Zarr array. Raises
         UserError when the shard is gone or cut: Zarr would read a missing one as all NaN.
         """
-        array, file = self.array("frames"), self.shard_file
-        if file is None or inner_codecs(array) != PLAIN or array.chunks != (1, *self.shape):
-            return array
-        try:
-            return shard.mapped(file, (array.shape[0], *self.shape))
-        except (ValueError, OSError):
-            return array  # in another order, or no more files may be open
+        if self.shard_file and self.layout.codecs == PLAIN and self.layout.tile == self.shape:
+            try:
+                return shard.mapped(self.shard_file, self.layout.shape)
+            except (ValueError, OSError):
+                pass  # in another order, or no more files may be open
+        return self.array("frames")
 
     @cached_property
     def packed(self) -> shard.Packed | None:
         """The compressed frames, where they are in tiles of plain zstd."""
-        array, file = self.array("frames"), self.shard_file
-        if file is None or array.chunks[:2] != (1, self.shape[0]):
+        form, (C, h, w) = self.layout.codecs, self.layout.tile
+        zstd = len(form) == 2 and form[0] == nodes.LITTLE and form[1]["name"] == "zstd"
+        if not self.shard_file or not zstd or self.shape[0] != C:
             return None
-        form = inner_codecs(array)
-        if form[0] != PLAIN[0] or len(form) != 2 or not isinstance(form[1], ZstdCodec):
-            return None
-        height, width = array.chunks[2:]
-        return shard.Packed(file, (array.shape[0], *self.shape), (height, width))
+        return shard.Packed(self.shard_file, self.layout.shape, (h, w))
 
     @cached_property
     def shard_file(self) -> Path | None:
@@ -111,18 +140,20 @@ class Track:
 
         Raises UserError when it is gone or its index is not whole.
         """
-        array = self.array("frames")
-        form = next(iter(getattr(array.metadata, "codecs", ())), None)
-        if (
-            not isinstance(form, ShardingCodec)
-            or form.index_location != ShardingCodecIndexLocation.end
-            or array.shards is None
-            or array.shards[0] != array.shape[0]
-        ):
+        if not self.layout.chunks:
             return None
-        file = self.store / self.id / "frames" / array.metadata.encode_chunk_key((0, 0, 0, 0))
-        self.check_index(file, math.prod(map(floordiv, array.shards, array.chunks)))
+        file = self.store / self.id / SHARD_FILE
+        try:
+            shard.read_index(file, self.layout.chunks)
+        except (ValueError, OSError) as error:
+            raise self.damaged(file, error) from None
         return file
+
+    def damaged(self, where: Path, why: object) -> UserError:
+        told = str(why).split(". ")[0]  # without a checksum's values
+        return UserError(
+            f"{where}: damaged ({told}); remove {self.store / self.id} and run `cli convert` again"
+        )
 
     def cut(self, first: int, count: int, top: int, left: int, side: int) -> np.ndarray:
         """(count, C, side, side) float32 of `count` frames from `first` on.
@@ -136,16 +167,6 @@ class Track:
             return np.asarray(self.frames[*window, top : top + side, left : left + side])
         except DAMAGE as error:
             raise self.damage(first, count, error) from error
-
-    def check_index(self, file: Path, chunks: int) -> None:
-        """Raise UserError unless the shard's index is whole."""
-        try:
-            shard.read_index(file, chunks)
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"{file}: damaged ({error}); remove {self.store / self.id} "
-                "and run `cli convert` again"
-            ) from None
 
     def checked(self, first: int, count: int) -> np.ndarray:
         """(count, C, H, W) float32, read through Zarr, which looks at each frame's checksum.
@@ -177,8 +198,7 @@ class Track:
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one frame."""
-        C, H, W = self.array("frames").shape[1:]
-        return C, H, W
+        return self.layout.shape[1:]
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -207,17 +227,17 @@ class Track:
         return windows.starts(self.times, self.flag == 0, length)
 
     def values(self, name: str) -> np.ndarray:
-        """A small array, whole. Raises UserError when it is damaged."""
+        """A small array, whole. Raises UserError when it is damaged or gone."""
+        folder = self.store / self.id / name
+        about = self.metadata(name)
         try:
-            return np.asarray(self.array(name)[...])
-        except DAMAGE as error:
-            raise UserError(
-                f"{self.store / self.id / name}: damaged ({str(error).split('. ')[0]}); "
-                f"remove {self.store / self.id} and run `cli convert` again"
-            ) from error
+            found = nodes.small(folder, about)
+            return np.asarray(self.array(name)[...]) if found is None else found
+        except (*DAMAGE, OSError) as error:
+            raise self.damaged(folder, error) from error
 
     def has(self, name: str) -> bool:
-        return name in self.group
+        return (self.store / self.id / name / nodes.METADATA).is_file()
 
     def array(self, name: str) -> zarr.Array:
         array = self.group[name]
@@ -232,7 +252,7 @@ class Store:
     path: Path
     attrs: Mapping[str, Any]
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         return list(self.attrs["tracks"])
 
