@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 import models
 import pipeline
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 
 ROOT = Path(__file__).resolve().parent
 for package in (models, pipeline):
@@ -72,7 +72,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="From raw weather-satellite files to trained spatio-temporal models, through one Zarr "
-    "store: convert, split, train, evaluate, infer. Try `cli demo` first.",
+    "store: convert, verify, split, train, evaluate, infer. Try `cli demo` first.",
 )
 
 ManifestDir = Annotated[Path, typer.Option(help="Folder of manifests and splits.")]
@@ -104,6 +104,13 @@ def convert(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one per core.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: the workers of this dask scheduler, tcp://host:8786 or its "
+            "scheduler file; see docs/CLUSTER.md."
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Also if typhoons lose frames or settings change.")
     ] = False,
@@ -125,6 +132,8 @@ def convert(
     if dry_run:
         planned(source, chosen)
         return
+    if workers and scheduler:
+        raise UsageError("--workers are processes of this machine; give that or --scheduler")
     settings = stage.ConvertSettings(
         codec=codec, max_missing=max_missing, valid_min=valid_min, valid_max=valid_max
     )
@@ -135,6 +144,7 @@ def convert(
         manifests=manifest_dir,
         ids=chosen,
         workers=workers,
+        scheduler=scheduler,
         strict=strict,
         replace=replace,
     )
@@ -182,6 +192,42 @@ def planned(source: Path, ids: list[str]) -> None:
         "for frames of 512x512. Nothing was written."
     )
     finish_with(list(release.problems))
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
+    source: Annotated[
+        Path | None,
+        typer.Option(help="The raw tree too: read every frame again and compare, bit for bit."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one per core.")
+    ] = None,
+) -> None:
+    """Look for damage: read every byte of a store, and say what is not as it was written.
+
+    Example: cli verify data/WP.zarr --source data/WP
+    """
+    from pipeline import verify as stage
+
+    done = stage.verify(path, source=source, workers=workers)
+    for fault in done.faults:
+        line = f"{fault.where}: {fault.what}".replace("[", r"\[")
+        console.print(f"[red]Fault:[/] {line}")
+    ways_out = dict.fromkeys(fault.way_out for fault in done.faults)
+    for way_out in ways_out:
+        console.print(f"[yellow]Way out:[/] {way_out}")
+    gib = done.bytes / 2**30
+    console.print(
+        f"{done.tracks} tracks, {done.frames} frames, {gib:.2f} GiB read"
+        f" in {done.seconds:.1f} s ({gib / max(done.seconds, 1e-9):.2f} GiB/s)"
+    )
+    if done.equal is not None:
+        console.print(f"{done.equal} of {done.frames} frames equal their files, bit for bit")
+    if done.faults:
+        fail(f"{path}: {len(done.faults)} faults, listed above", 1)
+    console.print("Every byte is as it was written")
 
 
 @app.command()
@@ -256,8 +302,6 @@ def train(
 
     Example: cli train configs/tempogan.yaml --store data/WP.zarr --run runs/first
     """
-    from pipeline.errors import UsageError
-
     if config and not config.is_file():  # said before torch is imported, which takes seconds
         raise UsageError(f"{config}: no such settings file")
     from pipeline import settings as run_settings

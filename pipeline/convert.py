@@ -1,31 +1,35 @@
 """Source -> store and manifest.
 
-Each track is the work of one process, which keeps one frame in memory. A track that is already in
-the store, from the same files and the same settings, is not redone.
+Each track is the work of one process, here or on another machine, which keeps one frame in memory.
+A track that is already in the store, from the same files and the same settings, is not redone.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from pipeline import atomic, manifest, software, sources, store, store_writer
+from pipeline import atomic, cluster, manifest, software, sources, store, store_writer
+from pipeline.elsewhere import await_tracks, convert_elsewhere
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
 from pipeline.progress import progress
-from pipeline.sources import RawTrack, Release
+from pipeline.provenance import fingerprint, is_done, record_of, settings_of
+from pipeline.sources import RawFrame, RawTrack, Release
+from pipeline.workers import WorkerDied, for_each
 
-POLL_SECONDS = 0.2  # between two looks at how far the processes are
+
+@dataclass(frozen=True)
+class Crew:
+    """Who converts: processes of this machine, or the workers of a dask scheduler."""
+
+    workers: int | None = None  # None: one per core
+    scheduler: str | None = None  # an address or a scheduler file
 
 
 @dataclass
@@ -49,6 +53,7 @@ def convert(
     manifests: Path = manifest.FOLDER,
     ids: Sequence[str] = (),
     workers: int | None = None,
+    scheduler: str | None = None,
     strict: bool = False,
     replace: bool = False,
 ) -> Conversion:
@@ -59,6 +64,9 @@ def convert(
     another conversion is writing. Unless `replace`, a store that would lose frames or best-track
     values, or whose tracks were converted with other settings, is refused too. OSError: the disk
     refuses.
+
+    The work is done by `workers` processes, one per core where that is None, or by the workers of
+    the dask scheduler at `scheduler`: an address or a scheduler file.
     """
     release = selected(sources.scan(source), ids)
     if strict and release.problems:
@@ -69,7 +77,8 @@ def convert(
         try:
             if not replace:
                 refuse_loss(release, target, settings)
-            return bring_up_to_date(release, target, settings, manifests, workers, strict)
+            crew = Crew(workers, scheduler)
+            return bring_up_to_date(release, target, settings, manifests, crew, strict)
         except BaseException:
             if new:
                 remove_if_empty(target)
@@ -81,7 +90,7 @@ def bring_up_to_date(
     target: Path,
     settings: ConvertSettings,
     manifests: Path,
-    workers: int | None,
+    crew: Crew,
     strict: bool,
 ) -> Conversion:
     """Convert what is new or changed, keep the rest, write the store's root and the manifest."""
@@ -92,9 +101,7 @@ def bring_up_to_date(
     refuse_mixed(target, kept, settings)
 
     with writing(target):
-        if jobs:
-            store_writer.begin(target)
-        done = run(jobs, workers)
+        done = run(jobs, target, crew) if jobs else {}
     for id in [*kept, *reused]:
         done[id] = record_of(target, id)
     for id in before:
@@ -162,31 +169,26 @@ def plan(
         else:
             channels = tuple(valid(c, settings) for c in release.channels)
             jobs.append(
-                Job(raw, release.format, channels, target, settings, print_of_source, strict)
+                Job(
+                    anywhere(raw),
+                    release.format,
+                    channels,
+                    target.absolute(),
+                    settings,
+                    print_of_source,
+                    strict,
+                )
             )
-    return sorted(jobs, key=lambda job: -len(job.raw.frames)), reused
+    return sorted(jobs, key=lambda job: -frames_of(job)), reused
 
 
-def fingerprint(raw: RawTrack, settings: ConvertSettings) -> str:
-    """Changes when a source file, a table's row or a setting does."""
-    files = [stamp(path) for frame in raw.frames for path in frame.paths]
-    tables = {name: repr(v.values.tolist()) for name, v in raw.variables.items()}
-    unmatched = [raw.unmatched_frames, raw.unmatched_rows]
-    return manifest.digest([store.FORMAT_VERSION, files, tables, unmatched, settings.model_dump()])
-
-
-def stamp(path: Path) -> tuple[str, int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return path.name, -1, -1  # a link to nowhere: named when its turn comes to be read
-    return path.name, status.st_size, status.st_mtime_ns
-
-
-def is_done(target: Path, id: str, print_of_source: str) -> bool:
-    return (target / id / "zarr.json").is_file() and (
-        store.Track(target, id).attrs.get("source_fingerprint") == print_of_source
+def anywhere(raw: RawTrack) -> RawTrack:
+    """The track with absolute paths: whoever converts it may be in another folder."""
+    frames = tuple(
+        RawFrame(**{**vars(frame), "paths": tuple(path.absolute() for path in frame.paths)})
+        for frame in raw.frames
     )
+    return RawTrack(**{**vars(raw), "frames": frames})
 
 
 def finished_ids(target: Path) -> list[str]:
@@ -219,15 +221,10 @@ def refuse_mixed(target: Path, kept: Sequence[str], settings: ConvertSettings) -
 
 def other_settings(target: Path, id: str, settings: ConvertSettings) -> str:
     """How the settings that a track was converted with differ from these; "" if they do not."""
-    before, now = json.loads(store.Track(target, id).attrs.get("settings", "null")), settings
-    if before == now.model_dump():
+    before, now = settings_of(target, id), settings.model_dump()
+    if before == now:
         return ""
-    return f"{id} was converted with {before}, now asked for {now.model_dump()}"
-
-
-def record_of(target: Path, id: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(store.Track(target, id).attrs["record"])
-    return record
+    return f"{id} was converted with {before}, now asked for {now}"
 
 
 def remove_if_empty(target: Path) -> None:
@@ -261,69 +258,39 @@ def public(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "problems"}
 
 
-def run(jobs: Sequence[Job], workers: int | None) -> dict[str, dict[str, Any]]:
-    """Convert tracks, here or in a pool of processes; returns their records by id."""
-    total = sum(len(job.raw.frames) for job in jobs)
-    count = min(workers or os.cpu_count() or 1, len(jobs))
-    if not jobs:
-        return {}
-    with progress("convert", total, "frames") as advance:
-        if count == 1:
-            return {job.raw.id: convert_track(job, advance) for job in jobs}
-        return dict(in_pool(jobs, count, advance))
+def run(jobs: Sequence[Job], target: Path, crew: Crew) -> dict[str, dict[str, Any]]:
+    """Convert tracks; returns their records by id."""
+    try:
+        if crew.scheduler is not None:
+            return run_elsewhere(jobs, target, crew.scheduler)
+        store_writer.begin(target)
+        with progress("convert", sum(map(frames_of, jobs)), "frames") as advance:
+            return dict(for_each(convert_track, by_id(jobs), advance, crew.workers))
+    except WorkerDied as death:
+        raise UserError(f"{death}: finished tracks are kept") from None
 
 
-def in_pool(
-    jobs: Sequence[Job], workers: int, advance: Callable[..., None]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    # spawn: HDF5 and Zarr keep threads and locks that a fork would copy in any state.
-    context = get_context("spawn")
-    frames = context.Value("q", 0)  # done by all processes together
-    told = 0
-    with ProcessPoolExecutor(workers, context, count_in, (frames,)) as pool:
-        futures = {pool.submit(in_process, job): job for job in jobs}
-        waiting = set(futures)
+def by_id(jobs: Sequence[Job]) -> dict[str, Job]:
+    return {job.raw.id: job for job in jobs}
+
+
+def frames_of(job: Job) -> int:
+    return len(job.raw.frames)
+
+
+def run_elsewhere(jobs: Sequence[Job], target: Path, scheduler: str) -> dict[str, dict[str, Any]]:
+    """Convert on the workers of a dask scheduler, which share the source's and the store's disk."""
+    with cluster.connected(scheduler) as client:  # before the store is marked as unfinished
+        work = partial(convert_elsewhere, store_writer.begin(target))
         try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                now = frames.get_obj().value  # without the lock: who held it may have been killed
-                advance(now - told, *(futures[future].raw.id for future in list(done)[-1:]))
-                told = now
-                for future in done:
-                    yield futures[future].raw.id, future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"a converting process died at one of {store.few([j.raw.id for j in jobs])} "
-                "(out of memory?); finished tracks are kept: run the same command again, "
-                "with fewer --workers"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_frames: Any = None  # in a converting process: the counter that it shares with the others
-
-
-def count_in(frames: Any) -> None:
-    global _frames
-    _frames = frames
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """However the parent ends: nobody may write into a store that the next conversion sweeps."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()  # its end closes a pipe: known at once
-    os._exit(1)
-
-
-def in_process(job: Job) -> dict[str, Any]:
-    def advance(*_: object) -> None:
-        with _frames.get_lock():
-            _frames.value += 1
-
-    return convert_track(job, advance)
+            with progress("convert", sum(map(frames_of, jobs)), "frames") as advance:
+                done = dict(cluster.for_each(client, work, by_id(jobs), advance, frames_of))
+            await_tracks(target, [job for job in jobs if done[job.raw.id]["frames"]])
+        except BaseException:
+            with suppress(OSError):
+                store_writer.begin(target)  # another mark: workers still at work see it, and stop
+            raise
+    return done
 
 
 def finish(
@@ -342,8 +309,8 @@ def finish(
             done = store.open_store(target)
             if done.manifest_hash == identity and done.ids == list(tracks):
                 return len(done.triplets()[0])
-        except UserError:
-            pass  # killed before its root was written: write it now
+        except (ValueError, OSError):
+            pass  # killed before its root was written, or damaged: write it now
         store_writer.begin(target)
     return store_writer.finish(
         target,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import atomic, checkpoint, inputs, manifest, metrics, store
+from pipeline import atomic, checkpoint, inputs, manifest, metrics, raw_tree, store
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
@@ -47,7 +47,7 @@ def evaluate(
     """
     trained = checkpoint.load(checkpoint.in_run(run, which))
     data = trained.settings.data
-    opened = store.open_store(store_path or data.store)
+    opened = raw_tree.opened(store_path or data.store)
     split = manifest.read_split(split_path or data.split_file, opened)
     ids = split.part(on)
     if seen := sorted(set(ids) & set(trained.data.train)):

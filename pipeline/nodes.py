@@ -17,14 +17,18 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from numcodecs.vlen import VLenUTF8
+
+from pipeline import atomic
 
 METADATA = "zarr.json"
 CRC_BYTES = 4
-LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
-BYTES = {"name": "bytes"}  # of one byte: in no order
-CRC32C = {"name": "crc32c"}
+Codec = dict[str, Any]
+LITTLE: Codec = {"name": "bytes", "configuration": {"endian": "little"}}
+BYTES: Codec = {"name": "bytes"}  # of one byte: in no order
+CRC32C: Codec = {"name": "crc32c"}
 KEYS = {"name": "default", "configuration": {"separator": "/"}}  # c/0/0
-TEXT = {"name": "vlen-utf8", "configuration": {}}
+TEXT: Codec = {"name": "vlen-utf8", "configuration": {}}
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -60,8 +64,41 @@ def array_metadata(
     }
 
 
+def sharding(chunk: Sequence[int], codecs: Sequence[Mapping[str, Any]]) -> Codec:
+    """The codec of an array whose chunks are shards of smaller ones, with the index at the end."""
+    how = {
+        "chunk_shape": list(chunk),
+        "codecs": list(codecs),
+        "index_codecs": [LITTLE, CRC32C],
+        "index_location": "end",
+    }
+    return {"name": "sharding_indexed", "configuration": how}
+
+
+def zstd(level: int) -> Codec:
+    """With a checksum in every frame."""
+    return {"name": "zstd", "configuration": {"level": level, "checksum": True}}
+
+
 def group_metadata(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {"attributes": dict(attrs), "zarr_format": 3, "node_type": "group"}
+
+
+def write(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write a node's metadata. Raises ValueError for what is not JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METADATA).write_text(atomic.json_text(about), encoding="utf-8")
+
+
+def write_chunk(folder: Path, values: np.ndarray) -> None:
+    """Write a whole array, of numbers or of text, as one chunk that ends with its crc32c."""
+    if values.dtype.kind in "UO":
+        data = bytes(VLenUTF8().encode(values.astype(object).ravel()))
+    else:
+        data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    file = chunk_file(folder, values.ndim)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data + crc(data))
 
 
 def small(folder: Path, about: Mapping[str, Any]) -> np.ndarray | None:
@@ -92,7 +129,7 @@ def whole(shape: Sequence[int]) -> list[int]:
     return [max(1, n) for n in shape]
 
 
-def numbers(dtype: np.dtype) -> list[dict[str, Any]]:
+def numbers(dtype: np.dtype) -> list[Codec]:
     """The codecs of a small array."""
     return [LITTLE if dtype.itemsize > 1 else BYTES, CRC32C]
 

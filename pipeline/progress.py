@@ -34,6 +34,12 @@ class Rate(ProgressColumn):
         return Text(f"{speed:.3g} {self.unit}/s" if speed else "", style="cyan")
 
 
+def say(note: str) -> None:
+    """A line beside the progress, on standard error."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("Note:", note.replace("[", r"\["))
+
+
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Yields advance(n=1, note=""); what is done is drawn on standard error."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import manifest, store
+from pipeline import manifest, raw_tree, store
 from pipeline.errors import UsageError, UserError
 from pipeline.manifest import Split, Statistics
 from pipeline.store import Store, Track
@@ -36,7 +36,7 @@ def split(
     of ids, that share of the remaining tracks, drawn with `seed`. Raises UserError for an unknown
     id (with its neighbours), an id in two parts, and a part that would be empty.
     """
-    opened = store.open_store(path)
+    opened = raw_tree.opened(path)
     test = chosen(opened.ids, test_ids)
     if eval_fraction is not None:
         if eval_ids:

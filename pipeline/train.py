@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 import models
 from models import Model
-from pipeline import atomic, checkpoint, manifest, metrics, scaling, store, tasks
+from pipeline import atomic, checkpoint, manifest, metrics, raw_tree, scaling, tasks
 from pipeline import settings as run_settings
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.engine import Average, make_fabric, random_state, set_random_state
@@ -140,7 +140,7 @@ class Trainer:
     def of(cls, settings: RunSettings, run: Path) -> Trainer:
         """Open the data, build the model. Raises UserError where they do not fit."""
         t = settings.training
-        opened = store.open_store(settings.data.store)
+        opened = raw_tree.opened(settings.data.store)
         split = manifest.read_split(settings.data.split_file, opened)
         train_tracks = [opened.track(id) for id in split.part("train")]
         eval_tracks = [opened.track(id) for id in split.part("eval")]

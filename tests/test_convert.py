@@ -2,17 +2,16 @@
 
 import errno
 import json
-import multiprocessing
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -456,6 +455,7 @@ def test_what_a_killed_process_left_is_swept_away(release):
     shutil.copytree(release.home / "a/S.zarr/202101", stale)  # all but renamed
     store_writer.begin(path)
     (path / ".zarr.json.99999.tmp").write_text("half")
+    (path / "zarr.12ab.partial").write_text("half")  # Zarr's own
     assert contents(release.conversion("b/S.zarr").store) == undisturbed
 
 
@@ -514,38 +514,6 @@ def test_a_fault_in_a_process_is_a_sentence_here(release):
     assert not list((release.home / "S.zarr").glob(".*"))
 
 
-class EndsItsProcess:
-    """A job that ends the process which receives it, as the kernel does when memory is short."""
-
-    raw = SimpleNamespace(id="202101")
-
-    def __reduce__(self):
-        return os._exit, (1,)
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_it_counts_does_not_hang_the_others(monkeypatch):
-    context = multiprocessing.get_context("spawn")
-    frames, over = context.Value("q", 0), threading.Event()
-    held = threading.Thread(target=lambda: frames.get_lock().acquire() and over.wait())
-    held.start()
-    told = []
-
-    def work():
-        with pytest.raises(UserError, match="a converting process died at one of 202101"):
-            list(converting.in_pool([EndsItsProcess()], 2, lambda *_: None))
-        told.append(True)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(context, "Value", lambda *_: frames)
-        working = threading.Thread(target=work, daemon=True)
-        working.start()
-        working.join(20)
-        over.set()
-        held.join()
-    assert told
-
-
 def still_alive(group: int) -> list[str]:
     """The commands of a process group, without what has ended and waits to be noticed."""
     found = []
@@ -558,6 +526,150 @@ def still_alive(group: int) -> list[str]:
         if int(its_group) == group and state != "Z":
             found.append(command)
     return found
+
+
+@pytest.mark.slow
+def test_a_worker_killed_by_the_kernel_is_a_sentence_and_the_rest_is_kept(tmp_path):
+    root = tmp_path / "raw"
+    write_tree(root, [Storm(f"20210{n}", hours=300) for n in range(1, 7)], size=16)
+    cli = str(Path(converting.__file__).parents[1] / "cli.py")
+    target = tmp_path / "S.zarr"
+    words = [sys.executable, cli, "convert", str(root), str(target), "--workers", "2"]
+    words += ["--manifest-dir", str(tmp_path)]
+    running = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: list(target.glob("20*")) and list(target.glob(".*.tmp")), 60)
+    pid = int(next(target.glob(".*.tmp")).name.split(".")[-3])  # who writes it
+    os.kill(pid, signal.SIGKILL)
+    told = running.communicate()[1].splitlines()[-1]
+    assert running.returncode == 1
+    assert re.search(
+        r"a worker process died at one of .* \(out of memory\?\); run the same command again, "
+        "with fewer --workers: finished tracks are kept",
+        told,
+    )
+    assert len(list(target.glob("20*"))) > 0
+    again = converting.convert(
+        root, target, converting.ConvertSettings(), manifests=tmp_path, workers=1
+    )
+    assert again.reused
+    assert not list(target.glob(".*"))
+
+
+# one track, two writers
+
+
+def written(path: Path, pixels: np.ndarray, made_from: str = "x") -> store_writer.TrackWriter:
+    """A writer of track 202101 that is about to put it in its place."""
+    writer = store_writer.TrackWriter(path, "202101", pixels.shape, "none")
+    writer.append(pixels)
+    put_in_place = writer.put_in_place
+    writer.put_in_place = lambda: None
+    writer.commit({}, {}, {"source_fingerprint": made_from})
+    writer.put_in_place = put_in_place
+    return writer
+
+
+PIXELS = np.zeros((1, 4, 4), np.float32)
+
+
+def test_the_first_of_two_writers_of_one_track_is_kept(tmp_path):
+    store_writer.begin(tmp_path)
+    first, second = written(tmp_path, PIXELS), written(tmp_path, PIXELS)
+    assert first.folder != second.folder
+    first.put_in_place()
+    inode = first.target.stat().st_ino
+    second.put_in_place()
+    for writer in (first, second):
+        writer.__exit__()
+    assert first.target.stat().st_ino == inode
+    assert {p.name for p in tmp_path.iterdir()} == {"202101", "zarr.json"}
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_writer_that_is_second_by_a_hair_is_no_error(tmp_path, monkeypatch, there_before):
+    store_writer.begin(tmp_path)
+    if there_before:
+        with written(tmp_path, PIXELS, "before") as old:
+            old.put_in_place()
+    writers = iter([written(tmp_path, PIXELS), written(tmp_path, PIXELS)])
+    mine, other = next(writers), next(writers)
+    rename = Path.rename
+
+    def too_late(self, target):
+        if self == mine.folder:
+            rename(other.folder, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    mine.put_in_place()
+    for writer in (mine, other):
+        writer.__exit__()
+    assert store.Track(tmp_path, "202101").attrs["source_fingerprint"] == "x"
+    assert {p.name for p in tmp_path.iterdir()} == {"202101", "zarr.json"}
+
+
+def test_a_track_that_cannot_be_put_in_its_place_is_an_error(tmp_path, monkeypatch):
+    store_writer.begin(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with written(tmp_path, PIXELS) as writer, monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            writer.put_in_place()
+
+
+def test_who_began_before_another_conversion_writes_nothing_more(tmp_path):
+    store_writer.begin(tmp_path)
+    with written(tmp_path, PIXELS) as writer:
+        store_writer.begin(tmp_path)
+        with pytest.raises(UserError, match="another conversion has begun, or this one was"):
+            writer.put_in_place()
+    assert [p.name for p in tmp_path.iterdir()] == ["zarr.json"]
+
+
+# killed, again and again
+
+
+def kill_at_random(words: list[str], target: Path, draw: random.Random) -> bool:
+    """Start a conversion and kill it with its workers; False if it came to its end before."""
+    running = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    until(lambda: list(target.glob("*")) or running.poll() is not None, 60)
+    time.sleep(draw.uniform(0, 1))
+    if running.poll() is not None:
+        assert running.returncode == 0
+        return False
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", store.CODECS)
+def test_killed_at_random_moments_the_bytes_are_those_of_an_undisturbed_run(tmp_path, codec):
+    root, target = tmp_path / "raw", tmp_path / "b/S.zarr"
+    write_tree(root, [Storm(f"2021{n:02}", hours=300) for n in range(1, 11)], size=32)
+    settings = converting.ConvertSettings(codec=codec)
+    converting.convert(root, tmp_path / "a/S.zarr", settings, manifests=tmp_path, workers=1)
+    cli = str(Path(converting.__file__).parents[1] / "cli.py")
+    words = [sys.executable, cli, "convert", str(root), str(target), "--codec", codec]
+    words += ["--workers", "2", "--manifest-dir", str(tmp_path)]
+    draw, kills, finished = random.Random(7), 0, {}
+    while kills < 12 and kill_at_random(words, target, draw):
+        kills += 1
+        for folder in target.glob("20*"):
+            finished.setdefault(folder.name, folder.stat().st_ino)
+    done = converting.convert(root, target, settings, manifests=tmp_path, workers=2)
+    assert kills >= 3
+    assert set(finished) <= set(done.reused)
+    assert {id: (target / id).stat().st_ino for id in finished} == finished  # and not redone
+    assert contents(target) == contents(tmp_path / "a/S.zarr")
+    assert not list(target.glob(".*"))
 
 
 @pytest.mark.slow
@@ -688,6 +800,33 @@ def test_a_track_that_left_the_source_stays_and_is_named(release):
     done = release.conversion()
     assert done.kept == ["198703"]
     assert store.open_store(done.store).ids == ["198703", "202101", "202102"]
+
+
+@pytest.mark.parametrize("root", [None, "", "{", '{"attributes": {}}'])
+def test_a_store_whose_root_was_lost_is_still_ours(release, root):
+    undisturbed = contents(release.conversion().store)
+    file = release.home / "S.zarr/zarr.json"
+    file.unlink()
+    if root is not None:
+        file.write_text(root)
+    assert len(release.conversion().reused) == 3
+    assert contents(release.home / "S.zarr") == undisturbed
+
+
+def test_triplets_that_were_lost_are_written_again(release):
+    undisturbed = contents(release.conversion().store)
+    shutil.rmtree(release.home / "S.zarr/triplets")
+    assert len(release.conversion().reused) == 3
+    assert contents(release.home / "S.zarr") == undisturbed
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"attributes": {"record": "{"}}'])
+def test_a_track_whose_attributes_are_damaged_is_a_sentence(release, text):
+    release.conversion()
+    file = release.home / "S.zarr/202101/zarr.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"202101/zarr.json: .*remove .*/202101 and run `cli"):
+        release.conversion()
 
 
 # targets that must not be touched

@@ -114,6 +114,11 @@ def find(name: str) -> Format:
     return cast(Format, importlib.import_module(f"pipeline.sources.{name}"))
 
 
+def format_of(path: Path) -> str | None:
+    """The first format that recognises what lies at `path`."""
+    return next((name for name in FORMATS if find(name).recognises(path)), None)
+
+
 def scan(path: Path) -> Release:
     """Look through a folder or file of raw data, whatever its format.
 
@@ -121,9 +126,8 @@ def scan(path: Path) -> Release:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; expected a tree of raw frames")
-    for name in FORMATS:
-        if find(name).recognises(path):
-            return find(name).scan(path)
+    if name := format_of(path):
+        return find(name).scan(path)
     raise UserError(
         f"{path}: no raw frames found; expected H5 files named like 2021071900-202107-HMW8-1.h5 "
         "in it or in its image/ folder"

@@ -1,0 +1,79 @@
+"""What a track was made from: its source's files and table rows, and the settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import manifest, store
+from pipeline.errors import UserError
+from pipeline.ingest import ConvertSettings
+from pipeline.sources import RawTrack
+
+
+def fingerprint(raw: RawTrack, settings: ConvertSettings) -> str:
+    """Changes when a source file, a table's row or a setting does."""
+    files = [stamp(path) for frame in raw.frames for path in frame.paths]
+    tables = {name: repr(v.values.tolist()) for name, v in raw.variables.items()}
+    unmatched = [raw.unmatched_frames, raw.unmatched_rows]
+    return manifest.digest([store.FORMAT_VERSION, files, tables, unmatched, settings.model_dump()])
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return path.name, -1, -1  # a link to nowhere: named when its turn comes to be read
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def attrs_of(target: Path, id: str) -> dict[str, Any]:
+    """A track's attributes, straight from its file. Raises UserError when that is damaged."""
+    file = target / id / "zarr.json"
+    try:
+        return dict(json.loads(file.read_bytes())["attributes"])
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; {again(target, id)}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: damaged; {again(target, id)}") from None
+
+
+def record_of(target: Path, id: str) -> dict[str, Any]:
+    """A track as the manifest has it, and the problems met in converting it."""
+    record: dict[str, Any] = part_of(target, id, "record")
+    return record
+
+
+def settings_of(target: Path, id: str) -> dict[str, Any]:
+    """The settings that a track was converted with."""
+    settings: dict[str, Any] = part_of(target, id, "settings")
+    return settings
+
+
+def part_of(target: Path, id: str, name: str) -> Any:
+    """An attribute that is JSON within JSON. Raises UserError when it is damaged."""
+    attrs = attrs_of(target, id)
+    try:
+        return json.loads(attrs[name])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{target / id / 'zarr.json'}: no sound attribute {name!r}; {again(target, id)}"
+        ) from None
+
+
+def is_done(target: Path, id: str, print_of_source: str) -> bool:
+    """Whether the store holds the track, made from just this."""
+    return (target / id / "zarr.json").is_file() and (
+        attrs_of(target, id).get("source_fingerprint") == print_of_source
+    )
+
+
+def again(target: Path, id: str) -> str:
+    """The way out for a damaged track."""
+    return f"remove {target / id} and {once_more(target)}"
+
+
+def once_more(target: Path) -> str:
+    """The way out for what a conversion would mend by itself."""
+    return f"run `cli convert SOURCE {target}` again"
