@@ -89,7 +89,7 @@ def logged(console: Console, what: str, total: int, unit: str) -> Iterator[Calla
     def advance(n: int = 1, note: str = "") -> None:
         nonlocal done, last
         done += n
-        if time.monotonic() - last >= LOG_SECONDS or done == total:
+        if time.monotonic() - last >= LOG_SECONDS or (n and done == total):
             last = time.monotonic()
             line(note)
 

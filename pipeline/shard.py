@@ -9,6 +9,7 @@ The format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-index
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Iterator
 from itertools import product
@@ -22,6 +23,7 @@ from numcodecs.zstd import Zstd
 CRC_BYTES = 4
 ENTRY_BYTES = 16  # offset and length of one inner chunk
 ABSENT = 2**64 - 1  # in the index: this chunk was left out, being nothing but the fill value
+SEND = 8 << 20  # bytes written between two words to the disk
 TILE = 128  # pixels; side of a compressed inner chunk: small enough for crops
 ZSTD_LEVEL = 3  # and no shuffle: frames hold few distinct values, shuffling makes them larger
 
@@ -46,6 +48,7 @@ class ShardWriter:
         self.codec = Zstd(level=ZSTD_LEVEL, checksum=True) if codec == "zstd" else None
         self.frame_shape = frame_shape
         self.index: list[tuple[int, int]] = []
+        self.sent = 0  # bytes that the disk has been told to write
         path.parent.mkdir(parents=True)
         self.file = path.open("xb")
 
@@ -66,6 +69,19 @@ class ShardWriter:
                 packed = self.codec.encode(data)
                 self.index.append((self.file.tell(), len(packed)))
                 self.file.write(packed)
+        self.send()
+
+    def send(self) -> None:
+        """Have the disk begin to write, so that little is left to wait for at the end.
+
+        On Linux this advice begins to write what is not on the disk yet, and drops none of it.
+        """
+        end = self.file.tell()
+        if end - self.sent >= SEND and hasattr(os, "posix_fadvise"):
+            self.file.flush()
+            advice = os.POSIX_FADV_DONTNEED
+            os.posix_fadvise(self.file.fileno(), self.sent, end - self.sent, advice)
+            self.sent = end
 
     def tiles(self, frame: np.ndarray) -> Iterator[np.ndarray]:
         """Row by row; beyond the frame's edge a tile is padded with the fill value, NaN."""
@@ -161,30 +177,6 @@ class Packed:
             return np.full(shape, np.nan, np.float32)
         values = Zstd().decode(self.bytes[offset : offset + length])
         return np.frombuffer(values, "<f4").reshape(shape)
-
-
-def damaged_frames(path: Path, shape: tuple[int, int, int, int], codec: str) -> list[int]:
-    """Frames whose bytes no longer pass their checksum; memory for one chunk only.
-
-    shape: (T, C, H, W) of the track. Raises ValueError when the index is not whole.
-    """
-    chunks = chunks_per_frame(shape[1:], codec)
-    room = np.empty(chunk_shape(shape[1:], codec), "<f4")
-    bad = set()
-    data = np.empty(
-        0, np.uint8
-    )  # used again for every chunk: fresh memory costs more than the reading
-    with path.open("rb", buffering=0) as file:
-        for i, (offset, length) in enumerate(read_index(path, shape[0] * chunks).tolist()):
-            if offset == ABSENT:
-                continue  # another writer's: ShardWriter leaves nothing out
-            if len(data) < length:
-                data = np.empty(length, np.uint8)
-            file.seek(offset)
-            got = file.readinto(data[:length])  # type: ignore[arg-type]  # an array is a buffer
-            if got != length or not is_sound(data[:length], codec, room):
-                bad.add(i // chunks)
-    return sorted(bad)
 
 
 def is_sound(data: bytes | np.ndarray, codec: str, room: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ import zarr
 from pipeline import nodes, shard, windows
 from pipeline.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: small arrays and the root without checksums
 Codec = Literal["none", "zstd"]
 CODECS = get_args(Codec)
 TOO_MANY_MISSING, BLANK = 1, 2  # bits of `flag`

@@ -213,8 +213,8 @@ def test_a_store_that_is_not_there_or_not_ours(home: Path, tmp_path: Path) -> No
     refused(1, "no store here; run `cli convert", "split", tmp_path / "no.zarr", *words)
     shutil.copytree(home / "WP.zarr", tmp_path / "new.zarr")
     root = tmp_path / "new.zarr" / "zarr.json"
-    root.write_text(root.read_text().replace('"format_version": 1', '"format_version": 9'))
-    refused(1, "store format 9, this eddy reads up to 1", "split", tmp_path / "new.zarr", *words)
+    root.write_text(root.read_text().replace('"format_version": 2', '"format_version": 9'))
+    refused(1, "store format 9, this eddy reads up to 2", "split", tmp_path / "new.zarr", *words)
     root.write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     refused(1, "not a finished store", "split", tmp_path / "new.zarr", *words)
     assert not (tmp_path / "s.json").exists()

@@ -876,7 +876,7 @@ def test_a_newer_format_is_left_alone(tiny):
     file.write_text(json.dumps(root))
     before = contents(tiny.home)
     tiny.write(1)
-    with pytest.raises(UserError, match="store format 2, this eddy reads up to 1"):
+    with pytest.raises(UserError, match="store format 3, this eddy reads up to 2"):
         tiny.conversion()
     tiny.path(1).unlink()
     assert contents(tiny.home) == before

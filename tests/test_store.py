@@ -10,7 +10,7 @@ import pytest
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from pipeline import nodes, shard, store, store_writer
+from pipeline import nodes, seal, shard, store, store_writer
 from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.store import Track
@@ -129,9 +129,9 @@ def flip(file: Path, where: int) -> None:
 def test_a_flipped_byte_is_found(tmp_path, where):
     write(tmp_path, noise(3, (1, 16, 16)))
     file = tmp_path / "202101" / store.SHARD_FILE
-    assert shard.damaged_frames(file, (3, 1, 16, 16), "none") == []
+    assert seal.look_through(file, (3, 1, 16, 16), "none")[0] == []
     flip(file, where)
-    found = shard.damaged_frames(file, (3, 1, 16, 16), "none")
+    found, _ = seal.look_through(file, (3, 1, 16, 16), "none")
     assert found == [where // 1028]  # 16 * 16 * 4 bytes and a checksum
 
 
@@ -141,10 +141,10 @@ def test_a_flipped_byte_of_a_tile_is_found(tmp_path, tile, place):
     shape = (3, 2, 200, 130)  # 2 by 2 tiles per frame
     write(tmp_path, noise(3, shape[1:]), "zstd")
     file = tmp_path / "202101" / store.SHARD_FILE
-    assert shard.damaged_frames(file, shape, "zstd") == []
+    assert seal.look_through(file, shape, "zstd")[0] == []
     offset, length = shard.read_index(file, 12)[tile].tolist()
     flip(file, offset + int(place * length))
-    assert shard.damaged_frames(file, shape, "zstd") == [tile // 4]
+    assert seal.look_through(file, shape, "zstd")[0] == [tile // 4]
 
 
 def harmed(path: Path, codec: str, frames: np.ndarray, *numbers: int) -> Track:
@@ -192,6 +192,32 @@ def test_a_frame_of_another_writer_s_layout_is_checked_too(tmp_path):
     flip(tmp_path / "202101" / store.SHARD_FILE, 1028 + 5)
     with pytest.raises(UserError, match="frame 1 is damaged"):
         Track(tmp_path, "202101").checked(0, 2)
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_what_zarr_would_read_as_nan_is_not_checked_frames(tmp_path, codec, harm):
+    track = write(tmp_path, noise(3, (1, 16, 16)), codec)
+    file = tmp_path / "202101" / store.SHARD_FILE
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{file}.*convert"):
+        track.checked(0, 3)
+
+
+def test_a_damaged_tile_in_a_batch_is_a_sentence(tmp_path):
+    track = harmed(tmp_path, "zstd", noise(6, (1, 64, 64)), 4)
+    crops = Loader([track], window=3, patch=32, batch=4)
+    with pytest.raises(UserError, match=r"202101: frame 4 is damaged \(.*\); .*convert` again$"):
+        list(crops.epoch(0))
+
+
+def test_damage_that_is_gone_when_looked_for_is_told_all_the_same(tmp_path):
+    track = write(tmp_path, noise(4, (1, 16, 16)))
+    said = str(track.damage(1, 2, RuntimeError("no memory. 3 bytes")))
+    assert "202101: frame 1-2 is damaged (no memory); remove" in said
 
 
 @pytest.mark.parametrize("codec", store.CODECS)
@@ -342,7 +368,9 @@ def test_what_is_no_store_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(UserError, match=r"interrupted, run `cli convert SOURCE .* again"):
         store.open_store(root(tmp_path / "unfinished", {}))
     newer = store.FORMAT_VERSION + 1
-    with pytest.raises(UserError, match=rf"store format {newer}, this eddy reads up to 1; update"):
+    with pytest.raises(
+        UserError, match=rf"store format {newer}, this eddy reads up to {newer - 1}; update"
+    ):
         store.open_store(root(tmp_path / "newer", {"format_version": newer}))
     with pytest.raises(UserError, match="store format '1'"):
         store.open_store(root(tmp_path / "odd", {"format_version": "1"}))
