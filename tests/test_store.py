@@ -221,39 +221,6 @@ def test_damage_that_is_gone_when_looked_for_is_told_all_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("codec", store.CODECS)
-@pytest.mark.parametrize("harm", ["cut", "gone"])
-def test_what_zarr_would_read_as_nan_is_not_checked_frames(tmp_path, codec, harm):
-    track = write(tmp_path, noise(3, (1, 16, 16)), codec)
-    file = tmp_path / "202101" / store.SHARD_FILE
-    if harm == "gone":
-        file.unlink()
-    else:
-        file.write_bytes(b"")
-    with pytest.raises(UserError, match=f"{file}.*convert"):
-        track.checked(0, 3)
-
-
-def test_a_damaged_tile_in_a_batch_is_a_sentence(tmp_path):
-    track = harmed(tmp_path, "zstd", noise(6, (1, 64, 64)), 4)
-    crops = Loader([track], window=3, patch=32, batch=4)
-    with pytest.raises(UserError, match=r"202101: frame 4 is damaged \(.*\); .*convert` again$"):
-        list(crops.epoch(0))
-
-
-def test_damage_that_is_gone_when_looked_for_is_told_all_the_same(tmp_path):
-    track = write(tmp_path, noise(4, (1, 16, 16)))
-    said = str(track.damage(1, 2, RuntimeError("no memory. 3 bytes")))
-    assert "202101: frame 1-2 is damaged (no memory); remove" in said
-
-
-def test_frames_that_another_writer_left_out_are_not_damaged(tmp_path):
-    frames = noise(4, (1, 16, 16))
-    frames[2] = np.nan
-    folder = by_zarr(tmp_path, frames, config={"write_empty_chunks": False})
-    assert shard.damaged_frames(folder / store.SHARD_FILE, frames.shape, "none") == []
-
-
-@pytest.mark.parametrize("codec", store.CODECS)
 @pytest.mark.parametrize("harm", ["index", "cut", "gone", "empty"])
 def test_a_broken_shard_is_an_error_that_says_where(tmp_path, codec, harm):
     track = write(tmp_path, noise(3, (1, 16, 16)), codec)
@@ -368,9 +335,7 @@ def test_what_is_no_store_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(UserError, match=r"interrupted, run `cli convert SOURCE .* again"):
         store.open_store(root(tmp_path / "unfinished", {}))
     newer = store.FORMAT_VERSION + 1
-    with pytest.raises(
-        UserError, match=rf"store format {newer}, this eddy reads up to {newer - 1}; update"
-    ):
+    with pytest.raises(UserError, match=rf"store format {newer}, .* up to {newer - 1}; update"):
         store.open_store(root(tmp_path / "newer", {"format_version": newer}))
     with pytest.raises(UserError, match="store format '1'"):
         store.open_store(root(tmp_path / "odd", {"format_version": "1"}))
