@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ import numpy as np
 from pydantic import BaseModel, NonNegativeFloat
 
 from pipeline import quality, sources, store, windows
+from pipeline.ahead import made_ahead
 from pipeline.quality import Examined, Sums
-from pipeline.sources import FrameError, RawTrack
+from pipeline.sources import FrameError, RawFrame, RawTrack
 from pipeline.store import BLANK, TOO_MANY_MISSING
 from pipeline.store_writer import Array, TrackWriter
+
+READERS = 1  # threads of a process that read: inflating takes longest, and leaves others their turn
 
 
 class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
@@ -47,24 +50,19 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     A frame that cannot be read is left out and named in the record's problems, or with `strict`
     raised as FrameError. OSError: the disk refuses; nothing of this track is left.
     """
-    source = sources.find(job.format)
     channels = [vars(channel) for channel in job.channels]
     writer: TrackWriter | None = None
-    shape = quality.usual_shape(job.raw.frames, source.frame_shape)
     kept: list[int] = []
     found: list[tuple[float, int]] = []  # missing fraction, flag
     problems: list[str] = []
     sums = Sums.none(len(job.channels))
-    room = np.empty(shape, np.float32) if shape else None  # one frame's, for every frame
     keep_freed_memory()
     try:
-        for number, raw in enumerate(job.raw.frames):
-            try:
-                frame = sources.read_alike(source.read_frame, raw, shape, into=room)
-            except FrameError as error:
+        for number, frame in enumerate(frames_of(job)):
+            if isinstance(frame, FrameError):
                 if job.strict:
-                    raise
-                problems.append(str(error))
+                    raise frame
+                problems.append(str(frame))
                 advance()
                 continue
             worth = quality.examine(frame, channels)
@@ -85,6 +83,26 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     finally:
         if writer is not None:
             writer.__exit__()  # removes what was not committed
+
+
+def frames_of(job: Job) -> Iterator[np.ndarray | FrameError]:
+    """Each frame of a track, or what is wrong with it; the next is read while one is used.
+
+    A frame's memory is used again for a later one: it counts only until the next is asked for.
+    """
+    source = sources.find(job.format)
+    shape = quality.usual_shape(job.raw.frames, source.frame_shape)
+    rooms = [np.empty(shape or 0, np.float32) for _ in range(READERS + 2)]
+
+    def read(numbered: tuple[int, RawFrame]) -> np.ndarray | FrameError:
+        number, raw = numbered
+        room = rooms[number % len(rooms)] if shape else None
+        try:
+            return sources.read_alike(source.read_frame, raw, shape, into=room)
+        except FrameError as error:
+            return error
+
+    return made_ahead(read, enumerate(job.raw.frames), READERS)
 
 
 def keep_freed_memory() -> None:

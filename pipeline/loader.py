@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from pipeline import paging
+from pipeline.ahead import made_ahead
 from pipeline.crops import ORIENTATIONS, gather, oriented
 from pipeline.errors import UserError
 from pipeline.maps import PIXEL, Maps
 from pipeline.paging import ReadAhead
-from pipeline.prefetch import Memory, made_ahead
+from pipeline.prefetch import Memory
 from pipeline.store import Track, allow_open_files, few
 
 TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them

@@ -1,38 +1,15 @@
-"""Batches before they are asked for: made by threads, copied to the GPU by itself."""
+"""Batches on their way: memory that is used again, and copies to a GPU while it works."""
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def made_ahead(make: Callable[[T], R], of: Iterable[T], threads: int) -> Iterator[R]:
-    """make(x) for each x, in order, made by threads before they are asked for: one more than those.
-
-    What make raises is raised where its turn comes.
-    """
-    with ThreadPoolExecutor(threads, "loader") as pool:
-        ahead: deque[Future[R]] = deque()
-        try:
-            for x in of:
-                ahead.append(pool.submit(make, x))
-                if len(ahead) > threads + 1:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.prefetch import Memory, made_ahead, on_device
+from pipeline.ahead import made_ahead
+from pipeline.prefetch import Memory, on_device
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
