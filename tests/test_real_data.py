@@ -12,6 +12,8 @@ import xarray as xr
 from pipeline import convert as converting
 from pipeline import store
 from pipeline.convert import ConvertSettings
+from pipeline.sources import hdf5_image
+from pipeline.verify import verify
 
 DATA = Path(os.environ.get("EDDY_DATA", Path(__file__).parents[2] / "shared/data/WP"))
 pytestmark = pytest.mark.skipif(
@@ -113,3 +115,26 @@ def test_zstd_holds_the_same(done, home):
         np.testing.assert_array_equal(a, b)
     sizes = [sum(p.stat().st_size for p in x.path.rglob("*") if p.is_file()) for x in (one, two)]
     assert sizes[1] < 0.5 * sizes[0]
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+def test_a_store_is_the_same_whoever_inflates_its_source(home, monkeypatch, codec):
+    """libdeflate into one buffer, and HDF5 by itself: byte for byte the same store."""
+    stores = []
+    for direct in (True, False):
+        target = home / str(direct) / f"{codec}.zarr"
+        how = {"direct": direct}
+        read = hdf5_image.read
+        with monkeypatch.context() as patch:
+            patch.setattr(hdf5_image, "read", lambda *a, how=how, **k: read(*a, **k | how))
+            convert(DATA, target, codec=codec)
+        files = [file for file in target.rglob("*") if file.is_file()]
+        stores.append({file.relative_to(target): file.read_bytes() for file in files})
+    assert len(stores[0]) > 40
+    assert stores[0] == stores[1]
+
+
+def test_a_store_of_it_is_sound_and_equals_its_source(done):
+    looked = verify(done.store, source=DATA, workers=1)
+    assert [str(fault) for fault in looked.faults] == []
+    assert looked.equal == 83
