@@ -120,11 +120,10 @@ def test_zstd_holds_the_same(done, home):
 @pytest.mark.parametrize("codec", store.CODECS)
 def test_a_store_is_the_same_whoever_inflates_its_source(home, monkeypatch, codec):
     """libdeflate into one buffer, and HDF5 by itself: byte for byte the same store."""
-    stores = []
+    stores, read = [], hdf5_image.read
     for direct in (True, False):
         target = home / str(direct) / f"{codec}.zarr"
         how = {"direct": direct}
-        read = hdf5_image.read
         with monkeypatch.context() as patch:
             patch.setattr(hdf5_image, "read", lambda *a, how=how, **k: read(*a, **k | how))
             convert(DATA, target, codec=codec)
