@@ -9,7 +9,6 @@ The format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-index
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Iterator
 from itertools import product
@@ -23,7 +22,6 @@ from numcodecs.zstd import Zstd
 CRC_BYTES = 4
 ENTRY_BYTES = 16  # offset and length of one inner chunk
 ABSENT = 2**64 - 1  # in the index: this chunk was left out, being nothing but the fill value
-SEND = 8 << 20  # bytes written between two words to the disk
 TILE = 128  # pixels; side of a compressed inner chunk: small enough for crops
 ZSTD_LEVEL = 3  # and no shuffle: frames hold few distinct values, shuffling makes them larger
 
@@ -48,7 +46,6 @@ class ShardWriter:
         self.codec = Zstd(level=ZSTD_LEVEL, checksum=True) if codec == "zstd" else None
         self.frame_shape = frame_shape
         self.index: list[tuple[int, int]] = []
-        self.sent = 0  # bytes that the disk has been told to write
         path.parent.mkdir(parents=True)
         self.file = path.open("xb")
 
@@ -69,19 +66,6 @@ class ShardWriter:
                 packed = self.codec.encode(data)
                 self.index.append((self.file.tell(), len(packed)))
                 self.file.write(packed)
-        self.send()
-
-    def send(self) -> None:
-        """Have the disk begin to write, so that little is left to wait for at the end.
-
-        On Linux this advice begins to write what is not on the disk yet, and drops none of it.
-        """
-        end = self.file.tell()
-        if end - self.sent >= SEND and hasattr(os, "posix_fadvise"):
-            self.file.flush()
-            advice = os.POSIX_FADV_DONTNEED
-            os.posix_fadvise(self.file.fileno(), self.sent, end - self.sent, advice)
-            self.sent = end
 
     def tiles(self, frame: np.ndarray) -> Iterator[np.ndarray]:
         """Row by row; beyond the frame's edge a tile is padded with the fill value, NaN."""
