@@ -82,7 +82,7 @@ def options(about: str, frames: int) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def workplace(work: Path | None) -> Iterator[Path]:
+def working_folder(work: Path | None) -> Iterator[Path]:
     """A folder to write into, gone afterwards; within `work` where that is given."""
     if work:
         work.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 The references: the naive way (h5py, astype, zarr-python), and the floor: reading the files and
 inflating their chunks with libdeflate, their places in the file known, and nothing else.
 
-    python benchmarks/convert.py [--tree /work/shared/data/WP] [--json FILE] [--quick]
+    python benchmarks/convert.py [--tree data/WP] [--json FILE] [--quick]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from _common import (
     pixels_of,
     quiet,
     status,
-    workplace,
+    working_folder,
 )
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.frames, args.rounds, args.drawn, length = min(args.frames, 16), 1, 4, 8
     few = min(args.rounds, 3)  # of what takes long or varies little
     report = Report("Conversion: per frame; medians of interleaved rounds")
-    with workplace(args.work) as home:
+    with working_folder(args.work) as home:
         files = pictures(args, home, report)
         tree = make_tree(home / "tree", files, cut(args.frames, length))
         if args.quick:

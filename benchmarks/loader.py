@@ -3,7 +3,7 @@
 All contestants deliver shuffled batches of 16 triplets in one process; all but memcpy turn and
 mirror them too, unless a row says otherwise.
 
-    python benchmarks/loader.py [--tree /work/shared/data/WP] [--json FILE] [--quick]
+    python benchmarks/loader.py [--tree data/WP] [--json FILE] [--quick]
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from _common import (
     pictures,
     quiet,
     status,
-    workplace,
+    working_folder,
 )
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 
@@ -305,16 +305,16 @@ def mosaicml_streaming(data: Data, patch: int, side: int) -> Batches:
     return itertools.chain.from_iterable(itertools.repeat(batches))
 
 
-def litdata(data: Data, patch: int, side: int) -> Batches:
+def litdata(data: Data, patch: int, side: int, batch_decode: Any = "auto") -> Batches:
+    """By default some 80 neighbours are unpacked with each sample, in vain if all are shuffled."""
     lit = import_module("litdata")
     folder = data.home / f"litdata-{side}"
-    parts = partial(one_part, data, side)
-    with quiet():
-        lit.optimize(
-            fn=parts, inputs=[0], output_dir=str(folder), chunk_bytes="64MB", num_workers=1
-        )
-    # By default it unpacks some 80 neighbours with each sample, in vain where all are shuffled.
-    dataset = lit.StreamingDataset(str(folder), shuffle=True, batch_decode=0)
+    if not folder.exists():
+        parts = partial(one_part, data, side)
+        how: dict[str, Any] = {"inputs": [0], "chunk_bytes": "64MB", "num_workers": 1}
+        with quiet():
+            lit.optimize(fn=parts, output_dir=str(folder), **how)
+    dataset = lit.StreamingDataset(str(folder), shuffle=True, batch_decode=batch_decode)
     how = {"batch_size": BATCH, "num_workers": 0, "collate_fn": partial(collated, Finish(patch))}
     batches = lit.StreamingDataLoader(dataset, **how)
     return itertools.chain.from_iterable(itertools.repeat(batches))
@@ -347,12 +347,13 @@ def webdataset(data: Data, patch: int, side: int) -> Batches:
 
 
 ON_OUR_STORE = {"zarrs": zarrs, "tensorstore": tensorstore}
-OTHER_FORMATS = {
+OTHER_FORMATS: dict[str, Callable[..., Batches]] = {
     "mosaicml-streaming": mosaicml_streaming,
     "litdata": litdata,
+    "litdata one by one": partial(litdata, batch_decode=0),
     "webdataset": webdataset,
 }
-TARGETS = {"mosaicml-streaming": 5.0, "litdata": 8.0}
+TARGETS = {"mosaicml-streaming": 5.0, "litdata": 8.0, "litdata one by one": 8.0}
 
 
 def joined(
@@ -610,7 +611,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.seconds = min(args.seconds, 0.05)
     torch.set_num_threads(1)  # as in DataLoader's workers; a second one only spins between batches
     report = Report(f"Loading: triplets per second, batches of {BATCH}, one process")
-    with workplace(args.work) as home, contextlib.ExitStack() as done:
+    with working_folder(args.work) as home, contextlib.ExitStack() as done:
         done.callback(gc.collect)  # closes maps before their files go
         data = make_data(args, home, report)
         held = data.tree.frames * data.size**2 * 4

@@ -28,7 +28,7 @@ from pipeline.sources import (
     hdf5_image,
 )
 
-FILE_NAME = re.compile(r"(\d{10})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5")
+FILE_NAME = re.compile(r"((?:19|20)\d{8})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5", re.ASCII)
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
 KELVIN = re.compile(r"(degrees? )?k(elvins?)?\b", re.IGNORECASE)  # "K (kelvin)" in the release
 
