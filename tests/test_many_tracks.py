@@ -14,6 +14,7 @@ from pipeline import store
 from pipeline.convert import ConvertSettings
 from pipeline.loader import Loader
 from pipeline.split import split
+from pipeline.verify import verify
 
 HOURS = 3
 calls: Counter[str] = Counter()
@@ -61,6 +62,7 @@ def work(home: Path, tracks: int) -> dict[str, Counter[str]]:
         ),
         "split": lambda: split(target, home / "split.json", eval_fraction=0.1),
         "load": load,
+        "verify": lambda: verify(target, workers=1),
     }
     found = {}
     for name, stage in stages.items():

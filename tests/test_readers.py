@@ -11,7 +11,7 @@ import zarr
 
 from pipeline import store
 
-NAMES = ("time", "flag", "satellite", "missing_fraction", "latitude", "statistics")
+TEXTS = {"channel": ["infrared"], "statistic": list(store.STATISTICS)}
 # In a process of its own: these libraries keep threads and settings for good.
 ZARRS = """
 import sys, numpy, zarr, zarrs
@@ -40,16 +40,23 @@ def track(tiny, request) -> store.Track:
     return tiny.store(codec=request.param).track("202101")
 
 
+def names(track: store.Track) -> list[str]:
+    """Every array of numbers beside the frames."""
+    found = sorted(set(track.group.array_keys()) - {"frames", *TEXTS})
+    assert {"time", "flag", "latitude", "central_pressure", "statistics"} < set(found)
+    return found
+
+
 def same(found, track: store.Track) -> None:
     np.testing.assert_array_equal(found["frames"], track.checked(0, 4))
     np.testing.assert_array_equal(found["part"], track.checked(0, 4)[1:3, :, 5:200, 100:131])
-    for name in NAMES:
+    for name in names(track):
         np.testing.assert_array_equal(found[name], track.values(name))
         assert found[name].dtype == track.values(name).dtype
 
 
 def read_by(code: str, track: store.Track, out) -> dict[str, np.ndarray]:
-    words = [str(track.store / track.id), str(out), "frames", *NAMES]
+    words = [str(track.store / track.id), str(out), "frames", *names(track)]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with np.load(out) as found:
@@ -58,23 +65,26 @@ def read_by(code: str, track: store.Track, out) -> dict[str, np.ndarray]:
 
 def test_zarr_python(track):
     group = zarr.open_group(track.store, mode="r")[track.id]
-    found = {name: group[name][...] for name in ("frames", *NAMES)}
+    found = {name: group[name][...] for name in ("frames", *names(track))}
     same({**found, "part": group["frames"][1:3, :, 5:200, 100:131]}, track)
-    assert group["channel"][...].tolist() == ["infrared"]
+    assert {name: group[name][...].tolist() for name in TEXTS} == TEXTS
     assert zarr.open_group(track.store, mode="r").metadata.consolidated_metadata is not None
 
 
 def test_xarray(track):
     opened = xr.open_zarr(track.store, group=track.id, decode_times=False, mask_and_scale=False)
-    found = {name: opened[name].values for name in ("frames", *NAMES)}
+    found = {name: opened[name].values for name in ("frames", *names(track))}
     same({**found, "part": opened.frames[1:3, :, 5:200, 100:131].values}, track)
+    assert {name: opened[name].values.tolist() for name in TEXTS} == TEXTS
     assert opened.frames.attrs["units"] == "K"
 
 
 def test_dask(track):
     array = pytest.importorskip("dask.array", reason="dask is not installed")
-    frames = array.from_zarr(str(track.store / track.id / "frames"))
-    np.testing.assert_array_equal(frames.compute(scheduler="sync"), track.checked(0, 4))
+    folder = track.store / track.id
+    lazy = {name: array.from_zarr(str(folder / name)) for name in ("frames", *names(track))}
+    lazy["part"] = lazy["frames"][1:3, :, 5:200, 100:131]
+    same({name: each.compute(scheduler="sync") for name, each in lazy.items()}, track)
 
 
 def test_zarrs(track, tmp_path):
