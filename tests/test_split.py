@@ -1,13 +1,16 @@
 """A split divides whole tracks; its statistics see the training tracks alone."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline import manifest, split
 from pipeline.errors import UsageError, UserError
-from pipeline.split import chosen
+from pipeline.split import chosen, drawn
 
 IDS = ["197801", "201501", "201502", "201601", "201801", "202101", "202107"]
 
@@ -80,6 +83,55 @@ def test_a_file_that_names_itself_is_no_endless_walk(tmp_path):
 def test_unknown_ids_and_their_neighbours(asked, said):
     with pytest.raises(UserError, match=said):
         chosen(IDS, [asked])
+
+
+MANY = st.lists(st.integers(0, 60).map("20{:04}".format), unique=True, min_size=2)
+SHARES = st.floats(0.001, 0.999)
+
+
+@given(MANY, SHARES, st.integers(0, 2**32), st.randoms())
+def test_a_draw_depends_on_the_ids_and_the_seed_alone(ids, share, seed, shuffling):
+    part = drawn(ids, share, seed)
+    assert part == sorted(set(part))
+    assert set(part) < set(ids)
+    assert abs(len(part) - share * len(ids)) <= 1
+    other = [*ids]
+    shuffling.shuffle(other)
+    assert drawn(other, share, seed) == part
+
+
+@given(MANY, st.data())
+def test_asked_in_any_order_and_any_words_ids_are_the_store_s(have, data):
+    asked = data.draw(st.lists(st.sampled_from(have)))
+    places = sorted(data.draw(st.sets(st.integers(0, len(asked)), max_size=3)) | {0, len(asked)})
+    words = [",".join(asked[a:b]) for a, b in pairwise(places)]
+    assert chosen(have, words) == [id for id in have if id in asked]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_split_divides_whole_tracks(four, data):
+    ids = four.opened.ids
+    tests = data.draw(st.lists(st.sampled_from(ids), max_size=2))
+    if data.draw(st.booleans()):
+        asked = {"eval_fraction": data.draw(SHARES), "seed": data.draw(st.integers(0, 9))}
+    else:
+        rest = [id for id in ids if id not in tests]
+        asked = {"eval_ids": data.draw(st.lists(st.sampled_from(rest), min_size=1))}
+    if len({*asked.get("eval_ids", ids[:1]), *tests}) == len(ids):
+        return  # nothing would be left to train on
+    made = divide(four, test_ids=tests, **asked)
+    parts = [made.train, made.eval, made.test]
+    assert sorted(id for part in parts for id in part) == ids  # each in one part
+    assert all(part == sorted(part) for part in parts)
+    assert made.train
+    assert made.eval
+    assert made.test == sorted(set(tests))
+    assert sum(made.triplets.values()) == len(four.opened.triplets()[0])
+    again = {key: [*reversed(v)] if key == "eval_ids" else v for key, v in asked.items()}
+    other = divide(four, test_ids=[*reversed(tests)], **again)
+    assert [other.train, other.eval, other.test] == parts
+    assert other.statistics == made.statistics
 
 
 def test_parts_are_whole_tracks_and_share_none(four):

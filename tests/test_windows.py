@@ -1,11 +1,16 @@
 """Windows: T consecutive usable frames at one step, and nothing else."""
 
+import shutil
+from collections import Counter
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import windows
+from pipeline import store, windows
+from pipeline.loader import windows_of
 
 HOUR = 3600
 
@@ -48,6 +53,42 @@ def test_a_later_clock_changes_nothing(track, shift):
     np.testing.assert_array_equal(
         windows.starts(times, usable, 3), windows.starts(times + shift, usable, 3)
     )
+
+
+IDS = ["197801", "202101", "202107"]
+HOURS = st.dictionaries(st.integers(0, 15), st.booleans(), min_size=1, max_size=8)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(st.sampled_from(IDS), HOURS, min_size=1))
+def test_from_files_to_the_triplet_index(tiny, tracks):
+    """tracks: of each id the hours that have a file, and whether it is fit for use."""
+    shutil.rmtree(tiny.home)
+    spoiled = np.full((16, 16), -19.1)
+    for id, hours in tracks.items():
+        for hour, fit in hours.items():
+            tiny.write(hour, id, None if fit else spoiled)
+    done = tiny.conversion()
+    expected = []
+    for number, (id, hours) in enumerate(sorted(tracks.items())):
+        there = sorted(hours)
+        steps = Counter(np.diff(there).tolist())
+        step = min(steps, key=lambda s: (-steps[s], s), default=0)
+        gaps = [(a, b) for a, b in pairwise(there) if b - a != step]
+        assert done.records[id]["gaps"] == [[*map(iso, gap)] for gap in gaps]
+        assert done.records[id]["flagged"] == list(hours.values()).count(False)
+        for i, (a, b, c) in enumerate(zip(there, there[1:], there[2:], strict=False)):
+            if b - a == c - b == step and hours[a] and hours[b] and hours[c]:
+                expected.append((number, i + 1))
+    opened = store.open_store(done.store)
+    found = np.stack(opened.triplets(), axis=1)
+    assert found.tolist() == [list(triplet) for triplet in expected]
+    np.testing.assert_array_equal(windows_of(list(opened), 3), found - (0, 1))
+    assert done.triplets == len(expected)
+
+
+def iso(hour: int) -> str:
+    return str(np.datetime64("2021-07-19T00", "s") + np.timedelta64(hour, "h"))
 
 
 def test_a_gap_ends_a_window():
