@@ -72,12 +72,69 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="From raw weather-satellite files to trained spatio-temporal models, through one Zarr "
-    "store: convert, verify, split, train, evaluate, infer. Try `cli demo` first.",
+    "store: inspect, convert, verify, split, train, evaluate, infer. Try `cli demo` first.",
 )
 
 ManifestDir = Annotated[Path, typer.Option(help="Folder of manifests and splits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Which = Annotated[str, typer.Option("--checkpoint", help="best, last, or as in epoch-0010.")]
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An H5 file, a tree of them, or a store.")],
+    ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tree by its names, sizes and tables only.")
+    ] = False,
+    max_missing: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="As of `cli convert`: flag frames with more. 0.01."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read a tree. Default: as needed.")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write all of it here; - for stdout.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")
+    ] = None,
+    palette: Annotated[
+        Literal["enhanced", "grey"], typer.Option(help="Colours of cold cloud, or grey alone.")
+    ] = "enhanced",
+) -> None:
+    """Look at raw files or a store: what is there, what is wrong, what converting would give.
+
+    Example: cli inspect data/WP --html WP.html
+    """
+    from pipeline import inspection as stage
+
+    chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
+    done = stage.inspect(
+        path,
+        ids=chosen,
+        workers=workers,
+        quick=quick,
+        max_missing=max_missing,
+        pictures=html is not None,
+    )
+    to_stdout = json == "-"
+    stage.write(done, Path(json) if json and not to_stdout else None, html, palette)
+    if to_stdout:
+        sys.stdout.write(stage.as_json(done))
+    else:
+        for part in stage.screen(done, console, palette):
+            console.print(part)
+        for file in filter(None, (json, html)):
+            console.print(f"Written   {file}", markup=False)
+    for note in done.notes:
+        complaints.print("[yellow]Note:[/]", note.replace("[", r"\["))
+    if done.refusal:
+        fail(done.refusal, 1)
+    if to_stdout and done.problems:
+        raise typer.Exit(SKIPPED)
+    finish_with(done.problems)
 
 
 @app.command()
@@ -341,23 +398,73 @@ def evaluate(
     checkpoint: Which = "best",
     store: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
     split: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Frames at once; more are faster on a GPU.")
+    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with whole tracks.")] = 1,
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Draws of tracks for the 95 % intervals.")
+    ] = 1000,
     device: Device = "auto",
 ) -> None:
-    """Score a run on whole tracks that it has not seen, with the baseline beside it.
+    """Score a run on whole tracks that it has not seen, with the baselines beside it.
 
     Example: cli evaluate runs/first --on test
     """
     from pipeline import evaluate as stage
 
     done = stage.evaluate(
-        run, on=on, which=checkpoint, store_path=store, split_path=split, device=device
+        run,
+        on=on,
+        which=checkpoint,
+        store_path=store,
+        split_path=split,
+        device=device,
+        batch_size=batch_size,
+        processes=workers,
+        resamples=resamples,
     )
-    console.print(score_table(done.tracks, done.rows, done.units))
+    scores = done.scores
+    if len(scores.tracks) > 1:
+        console.print(track_table(scores.tracks, scores.units))
+    console.print(method_table(scores.rows, scores.units))
+    if scores.differences:
+        told = beside(scores.differences["model"]["rmse"], scores.units["rmse"])
+        console.print(f"Model minus {scores.baseline}: RMSE {told}")
+    else:
+        console.print("One track: how far another might score otherwise cannot be said")
     left_out = f"; {done.left_out} flagged frames left out" if done.left_out else ""
     console.print(
-        f"{done.frames} frames{left_out}. PSNR and SSIM range: {done.peak:g} {done.units['rmse']}"
+        f"{scores.frames} frames of {len(scores.tracks)} tracks{left_out}; "
+        f"{scores.frames / max(done.seconds, 1e-9):.2f} frames/s"
     )
-    console.print(f"Scores    {done.file}")
+    console.print(f"Scores    {done.file}\nNext      cli report {run}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder, after `cli evaluate`.")],
+    on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
+    out: Annotated[
+        Path | None, typer.Option(help="Default: report.html in the run folder.")
+    ] = None,
+    frames: Annotated[
+        int,
+        typer.Option(min=1, help="Frames to show, beside those of the largest and smallest gain."),
+    ] = 3,
+    store: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Make one page of a run's scores, curves and pictures; it opens in any browser, offline.
+
+    Example: cli report runs/first
+    """
+    from pipeline import report as stage
+
+    done = stage.report(run, on=on, out=out, frames=frames, store_path=store, device=device)
+    loop = f", and a loop of {done.loop}" if done.loop else ""
+    console.print(f"{done.stills} frames{loop}; {done.size / 2**20:.1f} MiB")
+    console.print(f"Report    {done.file}")
 
 
 @app.command()
@@ -366,20 +473,34 @@ def infer(
     input: Annotated[
         Path, typer.Argument(help="A typhoon's raw folder, one H5 file, a raw tree or a store.")
     ],
-    out: Annotated[Path, typer.Option(help="NetCDF file to write.")],
+    out: Annotated[
+        Path, typer.Option(help="To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif).")
+    ],
     mode: Annotated[
         Literal["enhance", "check"],
         typer.Option(
             help="enhance: frames finer than the input. check: coarsen, restore and compare."
         ),
     ] = "enhance",
+    format: Annotated[
+        Literal["netcdf", "zarr", "geotiff"] | None,
+        typer.Option(help="Default: what the ending of --out says. geotiff: one per frame."),
+    ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Mean and spread of so many of the run's weights: its checkpoints'."
+        ),
+    ] = None,
     id: Annotated[str | None, typer.Option(help="Which typhoon, where there are several.")] = None,
     pictures: Annotated[
         str, typer.Option(help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.")
     ] = "3",
-    animation: Annotated[
-        Literal["mp4", "gif", "none"], typer.Option(help="Of all frames, where there are several.")
-    ] = "mp4",
+    mp4: Annotated[
+        bool, typer.Option("--mp4", help="Animate all frames; the default without --gif.")
+    ] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="Animate them as a GIF.")] = False,
+    no_animation: Annotated[bool, typer.Option("--no-animation", help="Neither.")] = False,
     palette: Annotated[
         Literal["enhanced", "grey"], typer.Option(help="Colours of cold cloud, or grey alone.")
     ] = "enhanced",
@@ -389,7 +510,9 @@ def infer(
     checkpoint: Which = "best",
     device: Device = "auto",
 ) -> None:
-    """Run a trained model on a typhoon: CF NetCDF, a PNG per frame asked for, an animation.
+    """Run a trained model on a typhoon: CF NetCDF, Zarr or GeoTIFFs, pictures and an animation.
+
+    Stopped, the same command goes on. docs/PRODUCTS.md says what an output holds.
 
     Example: cli infer runs/first data/WP/image/202107 --out 202107.nc --mode check
     """
@@ -400,12 +523,14 @@ def infer(
         input,
         out,
         mode=mode,
+        format=format,
         which=checkpoint,
+        members=ensemble or 0,
         id=id,
         tile=tile,
         device=device,
         pictures=pictures,
-        animation=None if animation == "none" else animation,
+        animations=stage.wanted(mp4=mp4, gif=gif, none=no_animation),
         palette=palette,
     )
     for note in done.notes:
@@ -413,12 +538,68 @@ def infer(
     if done.scores:
         console.print(score_table({}, done.scores, done.units))
     console.print(f"{done.id}: {done.frames} frames of {done.shape[0]}x{done.shape[1]}")
-    console.print(f"NetCDF    {done.file}")
+    console.print(f"{done.format:<9} {done.file}")
     for path in done.pictures:
         console.print(f"Picture   {path}")
-    if done.animation:
-        console.print(f"Animation {done.animation}")
+    for path in done.animations:
+        console.print(f"Animation {path}")
     finish_with(done.problems)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the measure.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("comparison"),
+    on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
+    pictures: Annotated[int, typer.Option(min=0, help="Frames to draw.")] = 3,
+    store: Annotated[Path | None, typer.Option(help="Default: the first run's own.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Hold runs that were evaluated on the same tracks against the first: differences and maps.
+
+    Example: cli compare runs/first runs/second
+    """
+    from pipeline import compare as stage
+
+    done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)
+    console.print(method_table(done.rows, done.units))
+    first = next(iter(done.rows))
+    for run, by_score in done.differences.items():
+        told = beside(by_score["rmse"], done.units["rmse"])
+        console.print(f"{run} minus {first}: RMSE {told}")
+    if not done.differences:
+        console.print("One track: how far another might differ cannot be said")
+    console.print(f"{done.frames} frames of {done.tracks} tracks\nAll       {done.file}")
+    for path in done.pictures:
+        console.print(f"Picture   {path}")
+
+
+def track_table(tracks: dict[str, Any], units: dict[str, str]) -> Table:
+    """RMSE by track: the methods side by side."""
+    rows = list(next(iter(tracks.values())))
+    heads = [f"{row} [{units['rmse']}]".replace("[", r"\[") for row in rows]
+    table = Table("RMSE of", *heads, box=None, padding=(0, 2, 0, 0))
+    for id, found in list(tracks.items())[:MANY]:
+        table.add_row(id, *(f"{found[row]['rmse']:.3f}" for row in rows))
+    if len(tracks) > MANY:
+        table.add_row(f"and {len(tracks) - MANY} more")
+    return table
+
+
+def method_table(rows: dict[str, dict[str, float]], units: dict[str, str]) -> Table:
+    """Every score, the methods side by side."""
+    table = Table("score", *rows, box=None, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for name, unit in units.items():
+        values = (f"{round(scores[name], 3) + 0.0:.3f}" for scores in rows.values())
+        table.add_row(f"{name} [{unit}]".replace("[", r"\["), *values)
+    return table
+
+
+def beside(difference: tuple[float, float, float], unit: str) -> str:
+    """A difference and its interval."""
+    told, low, high = (f"{value:+.3f}" for value in difference)
+    return f"{told} {unit}, with 95 % between {low} and {high}"
 
 
 def score_table(

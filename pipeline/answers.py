@@ -20,7 +20,7 @@ MODEL = "model"  # the row beside the baselines' own names
 
 @dataclass(frozen=True)
 class Posed:
-    """Frames as a problem; each (1, T, C, rows, columns), physical units where not said."""
+    """Frames as a problem; each (B, T, C, rows, columns), physical units where not said."""
 
     x: Tensor  # NaN where missing
     filled: Tensor  # x normalised, without NaN
@@ -42,11 +42,12 @@ class Answers:
 
     @torch.inference_mode()
     def posed(self, frames: np.ndarray, *, coarsen: bool) -> Posed:
-        """frames: (T, C, H, W) float32, physical units, NaN where missing.
+        """frames: (T, C, H, W), or several windows (B, T, C, H, W); float32, physical, NaN missing.
 
         coarsen: make x of them, and keep them as the truth; else they are x.
         """
-        given = torch.from_numpy(frames)[None].to(self.device)
+        windows = frames if frames.ndim == 5 else frames[None]
+        given = torch.from_numpy(windows).to(self.device)
         x, truth = self.task.split(given) if coarsen else (given, None)
         f = self.factor
         hidden = x.isnan().repeat_interleave(f, -2).repeat_interleave(f, -1)
@@ -54,7 +55,7 @@ class Answers:
 
     @torch.inference_mode()
     def of(self, row: str, posed: Posed) -> Tensor:
-        """(1, T, C, H, W) physical units, no NaN. Raises UserError when a GPU's memory is short."""
+        """(B, T, C, H, W) physical units, no NaN. Raises UserError when a GPU's memory is short."""
         if row != MODEL:
             return self.scaling.restore(self.baselines[row](posed.filled))
         try:

@@ -132,6 +132,10 @@ class Unconverted(Track):
         return np.array(self.seen.flags, np.uint8)
 
     @property
+    def satellites(self) -> list[str]:
+        return [frame.satellite or "unknown" for frame in self.seen.frames]
+
+    @property
     def statistics(self) -> dict[str, np.ndarray]:
         return dict(zip(STATISTICS, self.seen.sums.table().T, strict=True))
 

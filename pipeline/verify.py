@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import seal, sources, store, store_writer
-from pipeline.comparison import Pair, compare, convertible
+from pipeline.beside_source import Pair, compare, convertible
 from pipeline.errors import UserError
 from pipeline.faults import Check, Checked, Fault, check
 from pipeline.progress import progress

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import checkpoint, evaluate, manifest, settings, split, store, train
+from pipeline import checkpoint, evaluate, manifest, score_files, settings, split, store, train
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UserError
 from pipeline.sources.synthetic import Storm, write_tree
@@ -66,18 +68,20 @@ def test_the_baseline_row_is_bicubic_in_kelvin(home: Path, done: evaluate.Evalua
             guess = F.interpolate(x, scale_factor=4, mode="bicubic", align_corners=False)
             squared += float((guess - y).square().nansum())
             pixels += int((~y.isnan()).sum())
-    assert done.rows["bicubic"]["rmse"] == pytest.approx((squared / pixels) ** 0.5, rel=1e-5)
+    assert done.scores.rows["bicubic"]["rmse"] == pytest.approx((squared / pixels) ** 0.5, rel=1e-5)
 
 
 def test_flagged_frames_do_not_count(done: evaluate.Evaluation) -> None:
-    assert done.frames == 3 + 2  # 4 less the blank one, 3 less the one with lost lines
+    assert done.scores.frames == 3 + 2  # 4 less the blank one, 3 less the one with lost lines
     assert done.left_out == 2
 
 
 def test_what_exact_means_alone_give_is_a_row_of_its_own(done: evaluate.Evaluation) -> None:
     """So that an untrained model, which does just that, is not taken for a good one."""
-    assert done.rows["bicubic_means"]["rmse"] < done.rows["bicubic"]["rmse"]
-    assert done.rows["model"]["rmse"] == pytest.approx(done.rows["bicubic_means"]["rmse"], rel=1e-5)
+    assert done.scores.rows["bicubic_means"]["rmse"] < done.scores.rows["bicubic"]["rmse"]
+    assert done.scores.rows["model"]["rmse"] == pytest.approx(
+        done.scores.rows["bicubic_means"]["rmse"], rel=1e-5
+    )
 
 
 def test_tracks_add_up_to_the_whole(home: Path, done: evaluate.Evaluation) -> None:
@@ -88,17 +92,18 @@ def test_tracks_add_up_to_the_whole(home: Path, done: evaluate.Evaluation) -> No
         for t in [opened.track(id)]
     }
     for row in ("model", "bicubic"):
-        mse = sum(done.tracks[id][row]["rmse"] ** 2 * n for id, n in pixels.items())
-        assert (mse / sum(pixels.values())) ** 0.5 == pytest.approx(done.rows[row]["rmse"])
+        mse = sum(done.scores.tracks[id][row]["rmse"] ** 2 * n for id, n in pixels.items())
+        assert (mse / sum(pixels.values())) ** 0.5 == pytest.approx(done.scores.rows[row]["rmse"])
 
 
 def test_scores_json_says_units_range_and_what_it_depends_on(
     home: Path, done: evaluate.Evaluation
 ) -> None:
     told = json.loads((home / "run" / "scores.json").read_text())
-    for row in ("model", "bicubic", "bicubic_means"):
-        assert told[row] == done.rows[row]
-    assert told["units"] == {"rmse": "K", "mae": "K", "bias": "K", "psnr": "dB", "ssim": "1"}
+    assert told["rows"] == ["model", "bicubic", "bicubic_means", "nearest", "lanczos"]
+    for row in told["rows"]:
+        assert told[row] == score_files.finite(done.scores.rows[row])
+    assert {"rmse": "K", "psnr": "dB", "ssim": "1", "tof": "px"}.items() <= told["units"].items()
     assert told["psnr_range"] == {"min": 150.0, "max": 330.0, "peak": 180.0, "units": "K"}
     assert told["on"] == "eval"
     assert told["trained_on"] == ["202101"]
@@ -109,7 +114,7 @@ def test_scores_json_says_units_range_and_what_it_depends_on(
 def test_test_tracks_have_a_file_of_their_own(home: Path) -> None:
     done = evaluate.evaluate(home / "run", on="test")
     assert done.file.name == "scores-test.json"
-    assert set(done.tracks) == {"202104"}
+    assert set(done.scores.tracks) == {"202104"}
 
 
 def test_refuses_tracks_that_were_trained_on(home: Path, tmp_path: Path) -> None:
@@ -134,7 +139,96 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
 
 
 def test_an_undefined_score_is_null_not_zero() -> None:
-    assert evaluate.finite({"psnr": float("nan"), "rmse": 0.0}) == {"psnr": None, "rmse": 0.0}
+    told = score_files.finite({"psnr": float("nan"), "rmse": 0.0, "ends": (float("nan"), 1.0)})
+    assert told == {"psnr": None, "rmse": 0.0, "ends": None}
+
+
+def test_every_frame_is_named_with_its_hour_and_adds_up(home: Path, done: evaluate.Evaluation):
+    told = json.loads(done.file.read_text())
+    assert told["by_frame"]["202102"]["time"] == [
+        f"2021-07-09T{hour:02}:00Z"
+        for hour in (0, 1, 3)  # the blank one is left out
+    ]
+    assert told["by_frame"]["202103"]["frame"] == [0, 2]
+    for row in told["rows"]:
+        mae = [value for id in told["tracks"] for value in told["by_frame"][id]["mae"][row]]
+        assert np.mean(mae) == pytest.approx(told[row]["mae"])  # none of their pixels is missing
+
+
+def test_the_csv_has_a_line_for_every_frame_track_and_all(done: evaluate.Evaluation) -> None:
+    table = pd.read_csv(done.file.with_suffix(".csv"))
+    assert table.groupby("of").size().to_dict() == {"frame": 5 * 5, "track": 2 * 5, "all": 5}
+    model = table[(table["of"] == "all") & (table["method"] == "model")].iloc[0]
+    assert model["csi_220"] == pytest.approx(done.scores.rows["model"]["csi_220"], nan_ok=True)
+
+
+def alike(one: evaluate.Evaluation, other: evaluate.Evaluation) -> None:
+    """The same scores, but for the last bits of a network's sums."""
+    for row, scores in one.scores.rows.items():
+        again = other.scores.rows[row]
+        assert scores == pytest.approx(again, rel=1e-5, abs=1e-5, nan_ok=True), row
+        assert row == "model" or scores == pytest.approx(again, rel=1e-12, nan_ok=True)
+    assert one.scores.frames == other.scores.frames
+
+
+def test_neither_the_batch_nor_the_chunks_change_a_score(home: Path, tmp_path: Path, done) -> None:
+    where = tmp_path / "Z.zarr"
+    convert(home / "WP", where, ConvertSettings(codec="zstd"), manifests=tmp_path, workers=1)
+    split.split(where, tmp_path / "Z.json", eval_ids=["202102,202103"], test_ids=["202104"])
+    packed = {"store_path": where, "split_path": tmp_path / "Z.json"}
+    alike(evaluate.evaluate(copy_of(home, tmp_path), batch_size=3, **packed), done)
+
+
+def test_a_raw_tree_scores_as_its_store(home: Path, tmp_path: Path, done) -> None:
+    split.split(home / "WP", tmp_path / "W.json", eval_ids=["202102,202103"], test_ids=["202104"])
+    raw = {"store_path": home / "WP", "split_path": tmp_path / "W.json"}
+    alike(evaluate.evaluate(copy_of(home, tmp_path), **raw), done)
+
+
+@pytest.mark.slow
+def test_processes_do_not_change_a_score(home: Path, tmp_path: Path, done) -> None:
+    alike(evaluate.evaluate(copy_of(home, tmp_path), processes=2), done)
+
+
+def copy_of(home: Path, folder: Path) -> Path:
+    """The run once more, since an evaluation writes into it."""
+    return Path(shutil.copytree(home / "run", folder / "run"))
+
+
+def test_the_sums_behind_the_scores_give_them_again(home: Path, done: evaluate.Evaluation) -> None:
+    yardstick, cards = score_files.read_sums(home / "run", "eval")
+    assert yardstick == done.scores.yardstick
+    assert list(cards) == ["202102", "202103"]
+    for row, scores in done.scores.rows.items():
+        card = cards["202102"][row] + cards["202103"][row]
+        assert card.scores(done.scores.yardstick) == pytest.approx(scores, nan_ok=True)
+
+
+def test_scores_that_cannot_be_read_say_what_to_do(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"has no scores-test.json; run `cli evaluate .* --on test`"
+    ):
+        score_files.read(tmp_path, "test")
+    (tmp_path / "scores.json").write_text('{"model": {"rmse": 1}}')
+    with pytest.raises(UserError, match="written by an earlier eddy"):
+        score_files.read(tmp_path, "eval")
+    (tmp_path / "scores.sums.json").write_text(
+        '{"format": "eddy sums 1", "tracks": {"1": {"a": 3}}}'
+    )
+    with pytest.raises(UserError, match=r"not sums .* again"):
+        score_files.read_sums(tmp_path, "eval")
+
+
+def test_lead_times_are_scored_one_by_one(home: Path, tmp_path: Path, monkeypatch) -> None:
+    """Windows of two frames: each is judged as the first and as the second of its window."""
+    monkeypatch.setattr("pipeline.tasks.SuperResolution.scored_window", 2)
+    made = evaluate.evaluate(copy_of(home, tmp_path), on="test")  # frames 0 and 1 of 202104
+    told = json.loads(made.file.read_text())
+    assert told["by_frame"]["202104"]["lead"] == [0, 1]
+    by_frame = told["by_frame"]["202104"]["rmse"]["bicubic"]
+    assert [lead["bicubic"]["rmse"] for lead in told["lead_times"]] == pytest.approx(by_frame)
+    assert told["lead_times"][1]["bicubic"]["tof"] is not None  # the second frame follows
+    assert told["lead_times"][0]["bicubic"]["tof"] is None
 
 
 def test_the_averaged_weights_are_what_is_judged(home: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
 
@@ -257,6 +258,20 @@ def test_into_is_used_where_it_fits(tmp_path):
     small = np.full((45, 69), 7, np.float32)
     assert hdf5_image.read(path, NAMES, into=small)[0].tobytes() == room.tobytes()
     assert (small == 7).all()
+
+
+def test_threads_do_not_get_in_one_another_s_way(tmp_path):
+    """A limit on memory, for what HDF5 unpacks, is the whole process's."""
+    paths = [
+        write(tmp_path / f"{n}.h5", **{**HERE, **BY_HDF5}[name])
+        for n, name in enumerate(["release", "lzf", "fletcher32", "contiguous", "shuffled"])
+    ]
+    expected = [read(path).tobytes() for path in paths]
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(read, paths * 40))
+    assert [pixels.tobytes() for pixels in found] == expected * 40
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 # what is refused

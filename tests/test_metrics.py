@@ -6,7 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from scores import continuous
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio as peak_signal_noise_ratio_of_torch,
+)
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pipeline.metrics import Errors
@@ -146,6 +151,27 @@ def test_psnr_is_the_mean_over_images():
         ]
     )
     assert scores(prediction, truth)["psnr"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_psnr_is_torchmetrics():
+    truth, prediction = images(), noisy(images())
+    expected = peak_signal_noise_ratio_of_torch(
+        prediction.double(), truth.double(), data_range=PEAK, dim=(-2, -1)
+    )
+    assert scores(prediction, truth)["psnr"] == pytest.approx(
+        float(expected), rel=1e-7
+    )  # its range is float32
+
+
+def test_errors_are_those_of_another_package():
+    truth = images()
+    truth[1, :20, :9] = torch.nan
+    prediction = noisy(images())
+    a, b = (xr.DataArray(x.double().numpy()) for x in (prediction, truth))
+    found = scores(prediction, truth)
+    assert found["rmse"] == pytest.approx(float(continuous.rmse(a, b)), rel=1e-12)
+    assert found["mae"] == pytest.approx(float(continuous.mae(a, b)), rel=1e-12)
+    assert found["bias"] == pytest.approx(float(continuous.additive_bias(a, b)), rel=1e-12)
 
 
 def test_images_too_small_for_a_window_have_no_ssim():

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import cli
 from pipeline import (
     atomic,
-    comparison,
+    beside_source,
     faults,
     provenance,
     seal,
@@ -532,7 +532,7 @@ def test_missing_pixels_are_the_same_on_both_sides(tiny):
 
 
 def test_settings_of_another_eddy_make_a_track_stale(tiny, path, monkeypatch):
-    monkeypatch.setattr(comparison, "settings_of", lambda *_: {"codec": "of tomorrow"})
+    monkeypatch.setattr(beside_source, "settings_of", lambda *_: {"codec": "of tomorrow"})
     assert [line.split(":")[0] for line in changed(tiny, path)] == ["202101", "202102"]
 
 

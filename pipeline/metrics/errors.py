@@ -1,28 +1,21 @@
-"""Scores as sums that add: no choice of batch, tile or chunk can change one.
-
-Pixels missing (NaN) in the truth do not count; a prediction that is NaN where the truth is not is
-an error. What is undefined is NaN, not 0.
-"""
+"""RMSE, MAE, bias, PSNR and SSIM."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.metrics.base import Sums, ratio, seen_in
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels; Gaussian (Wang et al. 2004)
 SSIM_BORDER = 5  # pixels left out at each edge: half a window
 
 
 @dataclass(frozen=True)
-class Errors:
+class Errors(Sums):
     """RMSE, MAE, bias, PSNR and SSIM of any number of images."""
 
     squared: float = 0.0  # units squared
@@ -41,11 +34,7 @@ class Errors:
         peak: the range R of PSNR and SSIM, in the same units. Raises ValueError for unequal
         shapes and for a prediction that is NaN where the truth is not.
         """
-        if prediction.shape != truth.shape:
-            raise ValueError(f"prediction is {tuple(prediction.shape)}, truth {tuple(truth.shape)}")
-        seen = ~truth.isnan()
-        if prediction[seen].isnan().any():
-            raise ValueError("prediction is NaN where truth is not")
+        seen = seen_in(prediction, truth)
         zero = torch.zeros((), dtype=torch.float64, device=truth.device)
         error = torch.where(seen, prediction.double() - truth.double(), zero)
         pixels = seen.sum(dim=(-2, -1))
@@ -64,9 +53,6 @@ class Errors:
             ssim_pixels=ssim_pixels,
         )
 
-    def __add__(self, other: Errors) -> Errors:
-        return Errors(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
     def scores(self) -> dict[str, float]:
         """rmse, mae, bias (units), psnr (dB, mean over images), ssim (1, mean over pixels)."""
         mse = ratio(self.squared, self.pixels)
@@ -77,28 +63,6 @@ class Errors:
             "psnr": ratio(self.psnr_sum, self.psnr_images),
             "ssim": ratio(self.ssim_sum, self.ssim_pixels),
         }
-
-
-def peak(channels: Sequence[Mapping[str, Any]]) -> float:
-    """The range R of PSNR and SSIM: the channels' valid range, physical units.
-
-    channels: as a store describes them. Raises UserError where one score cannot serve them all.
-    """
-    kinds = {(c["units"], c["valid_min"], c["valid_max"]) for c in channels}
-    if len(kinds) > 1:
-        told = ", ".join(f"{c['name']} in {c['units']}" for c in channels)
-        raise UserError(f"one score cannot serve channels of several units or ranges: {told}")
-    ((_, low, high),) = kinds
-    return float(high - low)
-
-
-def units(physical: str) -> dict[str, str]:
-    """Of each score, for data in these units."""
-    return {"rmse": physical, "mae": physical, "bias": physical, "psnr": "dB", "ssim": "1"}
-
-
-def ratio(total: float, count: int) -> float:
-    return total / count if count else math.nan
 
 
 def ssim_sum(prediction: Tensor, truth: Tensor, seen: Tensor, peak: float) -> tuple[float, int]:
@@ -122,9 +86,19 @@ def ssim_sum(prediction: Tensor, truth: Tensor, seen: Tensor, peak: float) -> tu
     )
     mean_a, mean_b = mean_a + shift, mean_b + shift
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    hidden = (~seen).float().reshape(-1, 1, H, W)
-    whole = F.max_pool2d(hidden, SSIM_WINDOW, stride=1) == 0  # no padding: the border is cut
+    whole = everywhere(seen.reshape(-1, 1, H, W))
     return float((luminance * contrast)[whole].sum()), int(whole.sum())
+
+
+def everywhere(seen: Tensor) -> Tensor:
+    """(n, 1, H, W) -> (n, 1, H - 10, W - 10) bool: true where all of the window is."""
+    for dim in (-2, -1):
+        length = seen.shape[dim] - 2 * SSIM_BORDER
+        whole = seen.narrow(dim, 0, length).clone()
+        for k in range(1, SSIM_WINDOW):
+            whole &= seen.narrow(dim, k, length)
+        seen = whole
+    return seen
 
 
 def smooth(field: Tensor) -> Tensor:

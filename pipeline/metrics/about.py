@@ -1,0 +1,72 @@
+"""What each score is called, in which unit it is, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.metrics.clouds import THRESHOLDS
+from pipeline.metrics.distribution import SCORED
+
+
+class About(NamedTuple):
+    """`unit` "K" is that of the data, "km" that of its pixels; `better` "none": neither."""
+
+    long_name: str
+    unit: Literal["K", "dB", "1", "km", "%", "px"]
+    better: Literal["lower", "higher", "zero", "one", "none"]
+
+
+ABOUT: dict[str, About] = {
+    "rmse": About("root mean square error", "K", "lower"),
+    "mae": About("mean absolute error", "K", "lower"),
+    "bias": About("mean error", "K", "zero"),
+    "psnr": About("peak signal-to-noise ratio", "dB", "higher"),
+    "ssim": About("structural similarity", "1", "higher"),
+    "log_spectral_distance": About("log-spectral distance", "dB", "lower"),
+    "effective_resolution": About("effective resolution", "km", "lower"),
+    "tof": About("distance of optical flows", "px", "lower"),
+    "temporal_std_ratio": About("ratio of variability in time", "1", "one"),
+    **{
+        f"cold_area_error_{kelvin}": About(f"error of the area below {kelvin} K", "%", "lower")
+        for kelvin in THRESHOLDS
+    },
+    "min_temperature_error": About("error of the minimum temperature", "K", "lower"),
+    "min_temperature_bias": About("bias of the minimum temperature", "K", "zero"),
+    "csi": About("critical success index", "1", "higher"),
+    "csi_220": About("critical success index of cloud below 220 K", "1", "higher"),
+    "pod": About("probability of detection", "1", "higher"),
+    "far": About("false alarm ratio", "1", "lower"),
+    "frequency_bias": About("frequency bias", "1", "one"),
+    "ets": About("equitable threat score", "1", "higher"),
+    "hss": About("Heidke skill score", "1", "higher"),
+    "fss": About("fractions skill score", "1", "higher"),
+    "fss_220": About("fractions skill score of cloud below 220 K", "1", "higher"),
+    **{f"quantile_error_{p}": About(f"error of the quantile of {p}", "K", "zero") for p in SCORED},
+    "radial_profile_error": About("error of the mean radial profile", "K", "lower"),
+    "crps": About("continuous ranked probability score", "K", "lower"),
+    "spread": About("spread of the ensemble", "K", "none"),
+    "skill": About("root mean square error of the ensemble's mean", "K", "lower"),
+    "spread_skill_ratio": About("ratio of spread to skill", "1", "one"),
+}
+ERRORS = ("rmse", "mae", "bias", "psnr", "ssim")
+
+
+def peak(channels: Sequence[Mapping[str, Any]]) -> float:
+    """The range R of PSNR and SSIM: the channels' valid range, physical units.
+
+    channels: as a store describes them. Raises UserError where one score cannot serve them all.
+    """
+    kinds = {(c["units"], c["valid_min"], c["valid_max"]) for c in channels}
+    if len(kinds) > 1:
+        told = ", ".join(f"{c['name']} in {c['units']}" for c in channels)
+        raise UserError(f"one score cannot serve channels of several units or ranges: {told}")
+    ((_, low, high),) = kinds
+    return float(high - low)
+
+
+def units(physical: str, scores: Iterable[str] = ERRORS, length: str = "km") -> dict[str, str]:
+    """Of each score, for data in these units on a grid in units of `length`."""
+    known = {"K": physical, "km": length}
+    return {name: known.get(ABOUT[name].unit, ABOUT[name].unit) for name in scores}

@@ -1,0 +1,213 @@
+"""An evaluation's files in the run folder: scores.json, scores.csv, and the sums behind them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import atomic, metrics, resampling
+from pipeline.errors import UserError
+from pipeline.metrics import PROBABILITIES, Distribution, RadialProfile, Spectra
+from pipeline.scorecard import Card, Yardstick
+from pipeline.scores import Scores, TrackScores
+
+NAMES = {"eval": "scores", "test": "scores-test"}
+PER_FRAME = ("rmse", "mae", "bias", "psnr", "ssim")
+FORMAT = "eddy sums 1"
+
+
+def path(run: Path, on: str, ending: str = ".json") -> Path:
+    """Of scores.json, .csv or .sums.json, of the eval or test tracks."""
+    return run / (NAMES[on] + ending)
+
+
+def write(run: Path, on: str, scores: Scores) -> Path:
+    """Write all of them; returns scores.json, which comes last."""
+    with atomic.replacing(path(run, on, ".csv")) as temporary:
+        table_of(scores).to_csv(temporary, index=False)
+    with atomic.replacing(path(run, on, ".sums.json")) as temporary:
+        temporary.write_text(json.dumps(sums(scores)), encoding="utf-8")
+    atomic.write_json(path(run, on), summary(scores))
+    return path(run, on)
+
+
+def read(run: Path, on: str) -> dict[str, Any]:
+    """scores.json. Raises UserError where there is none that can be read."""
+    file = path(run, on)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "rows" not in found:
+            raise ValueError("written by an earlier eddy")
+    except FileNotFoundError:
+        raise UserError(f"{run}: has no {file.name}; run {command(run, on)} first") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not scores ({error}); run {command(run, on)} again") from None
+    return found
+
+
+def read_sums(run: Path, on: str) -> tuple[Yardstick, dict[str, dict[str, Card]]]:
+    """What they were measured with; and by track and method, over all lead times, the sums.
+
+    Raises UserError where there is no file of them that can be read.
+    """
+    file = path(run, on, ".sums.json")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found.get("format") != FORMAT:
+            raise ValueError(f"format {found.get('format')!r}, expected {FORMAT!r}")
+        return Yardstick(**found["yardstick"]), {
+            id: {row: Card.of_plain(card) for row, card in cards.items()}
+            for id, cards in found["tracks"].items()
+        }
+    except FileNotFoundError:
+        raise UserError(f"{run}: has no {file.name}; run {command(run, on)} first") from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: not sums ({error}); run {command(run, on)} again") from None
+
+
+def command(run: Path, on: str) -> str:
+    return f"`cli evaluate {run}" + (f" --on {on}`" if on != "eval" else "`")
+
+
+def sums(scores: Scores) -> dict[str, Any]:
+    """What any other choice of these tracks can be scored from."""
+    return {
+        "format": FORMAT,
+        "yardstick": vars(scores.yardstick),
+        "tracks": {
+            id: {row: card.without_curves().plain() for row, card in track.whole.items()}
+            for id, track in scores.by_track.items()
+        },
+    }
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """scores.json: a row of scores per method, and beside them all that they depend on."""
+    names = list(scores.units)
+    y = scores.yardstick
+    leads = scores.leads
+    return {
+        **finite(scores.rows),
+        "rows": list(scores.rows),
+        "units": scores.units,
+        "better": {name: metrics.ABOUT[name].better for name in names},
+        "long_names": {name: metrics.ABOUT[name].long_name for name in names},
+        "intervals": intervals(scores),
+        "psnr_range": {"min": y.low, "max": y.high, "peak": y.peak, "units": y.units},
+        "pixel": y.pixel,
+        "pixel_units": y.pixel_units,
+        "frames": scores.frames,
+        **scores.about,
+        "tracks": finite(scores.tracks),
+        "track_frames": {id: len(track.frames) for id, track in scores.by_track.items()},
+        **({"lead_times": finite(leads)} if len(leads) > 1 else {}),
+        "by_frame": {id: frame_by_frame(track) for id, track in scores.by_track.items()},
+        "curves": curves(scores.cards, y),
+    }
+
+
+def intervals(scores: Scores) -> dict[str, Any]:
+    """Of each score, and of its difference from the baseline's, over tracks drawn anew."""
+    unknown = dict.fromkeys(scores.units)
+    others = [row for row in scores.rows if row != scores.baseline]
+    return {
+        "level": resampling.LEVEL,
+        "resamples": scores.resamples,
+        "seed": scores.seed,
+        "over": "tracks",
+        "tracks": len(scores.by_track),
+        "rows": finite(scores.intervals) or dict.fromkeys(scores.rows, unknown),
+        "against": scores.baseline,
+        "differences": finite(scores.differences) or dict.fromkeys(others, unknown),
+    }
+
+
+def frame_by_frame(track: TrackScores) -> dict[str, Any]:
+    """Columns, a value for each frame, at each lead time where there are several."""
+    frames = track.frames
+    each = {row: [f.errors[row].scores() for f in frames] for row in frames[0].errors}
+    leads = {"lead": [f.lead for f in frames]} if len(track.cards) > 1 else {}
+    return {
+        "frame": [f.number for f in frames],
+        **leads,
+        "time": [utc(f.time) for f in frames],
+        "satellite": [f.satellite for f in frames],
+        **{
+            name: {row: finite([scores[name] for scores in found]) for row, found in each.items()}
+            for name in PER_FRAME
+        },
+    }
+
+
+def table_of(scores: Scores) -> pd.DataFrame:
+    """scores.csv: a line per frame and method, then one per track, then one for all."""
+    lines: list[dict[str, Any]] = []
+    for id, track in scores.by_track.items():
+        for frame in track.frames:
+            where = {"of": "frame", "track": id, "frame": frame.number, "time": utc(frame.time)}
+            if len(track.cards) > 1:
+                where["lead"] = frame.lead
+            for row, errors in frame.errors.items():
+                lines.append({**where, "method": row, **errors.scores()})
+    for id, rows in scores.tracks.items():
+        lines += [{"of": "track", "track": id, "method": row, **s} for row, s in rows.items()]
+    lines += [{"of": "all", "method": row, **found} for row, found in scores.rows.items()]
+    return pd.DataFrame(lines).astype({"frame": "Int64"})  # whole numbers, though some have none
+
+
+def curves(cards: Mapping[str, Card], yardstick: Yardstick) -> dict[str, Any]:
+    """Mean spectrum, quantiles, and profile about the centre: the truth's and each method's."""
+    spectra = {row: card.part(Spectra).curve(pixel=yardstick.pixel) for row, card in cards.items()}
+    wavelength, power, _ = next(iter(spectra.values()))
+    quantiles = {
+        row: card.part(Distribution).quantiles(PROBABILITIES) for row, card in cards.items()
+    }
+    profiles = {row: card.part(RadialProfile).curve(yardstick.pixel) for row, card in cards.items()}
+    radius, profile, _, _ = next(iter(profiles.values()))
+    return {
+        "spectrum": {
+            "wavelength": listed(wavelength),
+            "units": yardstick.pixel_units,
+            "truth": listed(power),
+            "rows": {row: listed(found) for row, (_, _, found) in spectra.items()},
+        },
+        "quantiles": {
+            "probability": listed(PROBABILITIES),
+            "units": yardstick.units,
+            "truth": listed(next(iter(quantiles.values()))[0]),
+            "rows": {row: listed(found) for row, (_, found) in quantiles.items()},
+        },
+        "radial_profile": {
+            "radius": listed(radius),
+            "units": yardstick.pixel_units,
+            "truth": listed(profile),
+            "rows": {row: listed(found) for row, (_, _, found, _) in profiles.items()},
+            "rmse": {row: listed(found) for row, (_, _, _, found) in profiles.items()},
+        },
+    }
+
+
+def listed(values: np.ndarray) -> list[float | None]:
+    found: list[float | None] = finite(values.tolist())
+    return found
+
+
+def utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def finite(value: Any) -> Any:
+    """The same without NaN, which JSON does not know: what is undefined is null."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        found = [finite(each) for each in value]
+        return None if isinstance(value, tuple) and None in found else found
+    return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -1,0 +1,123 @@
+"""Runs beside one another on the same frames."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import compare, evaluate, settings, split, train
+from pipeline.convert import ConvertSettings, convert
+from pipeline.errors import UsageError, UserError
+from pipeline.sources.synthetic import Storm, write_tree
+
+SMALL = [
+    "model.n_residual_blocks=1",
+    "model.width=8",
+    "training.patch_size=32",
+    "training.batch_size=2",
+    "training.epochs=1",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """WP.zarr, its split, and two evaluated runs: one left as it began, one pushed astray."""
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("compare")
+    storms = [
+        Storm("202101", datetime(2021, 7, 1, tzinfo=UTC), hours=4),
+        Storm("202102", datetime(2021, 7, 9, tzinfo=UTC), hours=3),
+        Storm("202103", datetime(2021, 8, 2, tzinfo=UTC), hours=2),
+    ]
+    write_tree(home / "WP", storms, size=48)
+    convert(home / "WP", home / "WP.zarr", ConvertSettings(), manifests=home, workers=1)
+    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202102,202103"])
+    for name, lr in (("calm", 1e-12), ("astray", 0.05)):
+        made, _ = settings.load(None, [*SMALL, f"training.lr={lr}"])
+        run = home / name / "run"
+        train.train(settings.located(made, home / "WP.zarr", home / "WP.split.json"), run)
+        evaluate.evaluate(run, resamples=100)
+    return home
+
+
+@pytest.fixture(scope="module")
+def done(home: Path) -> compare.Comparison:
+    return compare.compare([home / "calm/run", home / "astray/run"], home / "out", resamples=100)
+
+
+def test_scores_are_those_of_each_run_and_differences_those_between(home, done) -> None:
+    told = {n: json.loads((home / n / "run/scores.json").read_text()) for n in ("calm", "astray")}
+    assert list(done.rows) == ["calm/run", "astray/run", "bicubic"]
+    for name, row in (("calm", "calm/run"), ("astray", "astray/run")):
+        assert done.rows[row]["rmse"] == pytest.approx(told[name]["model"]["rmse"])
+    apart, low, high = done.differences["astray/run"]["rmse"]
+    assert apart == pytest.approx(told["astray"]["model"]["rmse"] - told["calm"]["model"]["rmse"])
+    assert low <= apart <= high
+    assert list(done.differences) == ["astray/run"]
+
+
+def test_the_file_says_all_that_was_compared(home: Path, done: compare.Comparison) -> None:
+    told = json.loads(done.file.read_text())
+    assert [run["name"] for run in told["runs"]] == ["calm/run", "astray/run"]
+    assert told["tracks"] == ["202102", "202103"]
+    assert told["frames"] == 5
+    assert told["scores"]["bicubic"]["rmse"] == pytest.approx(done.rows["bicubic"]["rmse"])
+    assert set(told["pictures"]) == {path.name for path in done.pictures}
+
+
+def test_frames_are_drawn_from_the_best_to_the_worst_for_the_second_run(done) -> None:
+    told = json.loads(done.file.read_text())
+    apart = [told["pictures"][path.name]["apart"] for path in done.pictures]
+    assert len(done.pictures) == 3
+    assert apart == sorted(apart)
+    with Image.open(done.pictures[0]) as picture:
+        assert picture.width > 2000
+
+
+def test_maps_show_the_runs_and_where_they_differ(home: Path, monkeypatch) -> None:
+    scenes = []
+    monkeypatch.setattr(
+        compare.pictures, "panels", lambda path, scene: scenes.append(scene) or path
+    )
+    compare.compare([home / "calm/run", home / "astray/run"], home / "maps", count=1, resamples=100)
+    truth, calm, astray, apart, nearer = (panel.field for panel in scenes[0].panels)
+    assert (apart == astray - calm).all()
+    assert (nearer == abs(astray - truth) - abs(calm - truth)).all()
+    assert scenes[0].extent == (-120.0, 120.0, -120.0, 120.0)  # 48 pixels of 5 km
+
+
+def test_refuses_what_cannot_be_compared(home: Path, tmp_path: Path) -> None:
+    runs = [home / "calm/run", home / "astray/run"]
+    with pytest.raises(UsageError, match="two or more"):
+        compare.compare(runs[:1], tmp_path)
+    with pytest.raises(UsageError, match="given twice"):
+        compare.compare([runs[0], runs[0]], tmp_path)
+    with pytest.raises(UserError, match=r"has no scores-test.json; run `cli evaluate"):
+        compare.compare(runs, tmp_path, on="test")
+    split.split(home / "WP.zarr", tmp_path / "other.json", eval_ids=["202102"])
+    other = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    evaluate.evaluate(other, split_path=tmp_path / "other.json", resamples=100)
+    with pytest.raises(UserError, match="evaluated on other tracks or frames"):
+        compare.compare([runs[0], other], tmp_path)
+    (tmp_path / "taken").touch()
+    with pytest.raises(UserError, match="is a file"):
+        compare.compare(runs, tmp_path / "taken")
+
+
+def test_one_track_has_no_interval(home: Path, tmp_path: Path) -> None:
+    split.split(home / "WP.zarr", tmp_path / "one.json", eval_ids=["202102"])
+    runs = []
+    for name in ("calm", "astray"):
+        run = Path(shutil.copytree(home / name / "run", tmp_path / name))
+        evaluate.evaluate(run, split_path=tmp_path / "one.json")
+        runs.append(run)
+    made = compare.compare(runs, tmp_path / "out", count=0)
+    assert made.differences == {}
+    assert made.pictures == []
+    assert made.rows["calm"]["rmse"] > 0
