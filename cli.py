@@ -139,23 +139,71 @@ def inspect(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Tree of raw H5 files.")] = Path("data/WP"),
+    source: Annotated[
+        Path,
+        typer.Argument(help="Tree of H5 files; NetCDF or PNG files; a JSON list of files."),
+    ] = Path("data/WP"),
     target: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
     codec: Annotated[
         Literal["none", "zstd"],
         typer.Option(help="none: training maps the files; zstd: a third of the disk, slower."),
     ] = "none",
     max_missing: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=1, help="Frames with a larger fraction missing are flagged: in no triplet."
+            min=0,
+            max=1,
+            help="Frames with a larger fraction missing are flagged: in no triplet. Default: 0.01; "
+            "1 for gridded fields and PNG, which may lack the sea in every frame.",
         ),
-    ] = 0.01,
+    ] = None,
     valid_min: Annotated[
-        float | None, typer.Option(help="Lower is missing. Default: 150 K.")
+        float | None, typer.Option(help="Lower is missing. Default: the source's; 150 K, 0 mm.")
     ] = None,
     valid_max: Annotated[
-        float | None, typer.Option(help="Higher is missing. Default: 330 K.")
+        float | None, typer.Option(help="Higher is missing. Default: the source's, as 330 K.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(help="NetCDF: its variables, each a channel; commas. PNG: a name."),
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="NetCDF: pressure levels in hPa, each a channel: 1000,925.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="NetCDF: W,E,S,N in degrees; 350,10,40,60 wraps.")
+    ] = None,
+    resolution: Annotated[
+        float | None, typer.Option(help="NetCDF: regrid to cells of so many degrees.")
+    ] = None,
+    regrid: Annotated[
+        Literal["bilinear", "nearest", "conservative"] | None,
+        typer.Option(help="How. Default: bilinear to finer cells, conservative to coarser ones."),
+    ] = None,
+    accumulate: Annotated[
+        str | None,
+        typer.Option(help="NetCDF: sums of rain, means of all else, over 24h; bear its start."),
+    ] = None,
+    covers: Annotated[
+        str | None,
+        typer.Option(help="NetCDF: the time that each amount is of, as 1h, if the file is wrong."),
+    ] = None,
+    track_by: Annotated[
+        str | None,
+        typer.Option(help="NetCDF: day, 10d, week, month, season, year, file, none. [year]"),
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(help="NetCDF: of the values, if the file is wrong. PNG: of --range."),
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--range", help="PNG: the values of black and white: 150,330.")
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option(help="Between frames that bear no time, as 1h. PNG: [1h]")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="UTC, of the first such frame. Default: 1970-01-01.")
     ] = None,
     ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
     workers: Annotated[
@@ -179,20 +227,38 @@ def convert(
     ] = False,
     manifest_dir: ManifestDir = Path("data_manifest"),
 ) -> None:
-    """Convert a raw tree into a store; once per dataset release. Run again to go on or update.
+    """Convert raw files into a store; once per dataset release. Run again to go on or update.
 
     Example: cli convert data/WP data/WP.zarr
+
+    Example: cli convert era5/ rain.zarr --variable tp --accumulate 24h --track-by month
     """
     from pipeline import convert as stage
+    from pipeline.sources import options as words
 
     chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
+    options = words.asked(
+        variable=variable,
+        levels=levels,
+        region=region,
+        resolution=resolution,
+        regrid=regrid,
+        accumulate=accumulate,
+        covers=covers,
+        track_by=track_by,
+        units=units,
+        value_range=value_range,
+        step=step,
+        start=start,
+    )
     if dry_run:
-        planned(source, chosen)
+        planned(source, chosen, options)
         return
     if workers and scheduler:
         raise UsageError("--workers are processes of this machine; give that or --scheduler")
+    limits = {"max_missing": max_missing, "valid_min": valid_min, "valid_max": valid_max}
     settings = stage.ConvertSettings(
-        codec=codec, max_missing=max_missing, valid_min=valid_min, valid_max=valid_max
+        codec=codec, options=options, **{k: v for k, v in limits.items() if v is not None}
     )
     done = stage.convert(
         source,
@@ -229,25 +295,29 @@ def convert(
     )
     if unmatched := sum(r["frames_without_best_track"] for r in done.records.values()):
         console.print(f"Frames without best track: {unmatched}")
+    for note in done.notes:
+        console.print(f"Note: {note}", markup=False)
     console.print(f"Store     {done.store}\nManifest  {done.manifest}")
     finish_with(done.problems)
 
 
-def planned(source: Path, ids: list[str]) -> None:
+def planned(source: Path, ids: list[str], options: Any) -> None:
     from pipeline import convert as stage
     from pipeline import sources
 
-    release = stage.selected(sources.scan(source), ids)
-    table = Table("track", "files", "first", "last", "rows without file", box=None)
+    release = stage.selected(sources.scan(source, options), ids)
+    table = Table("track", "frames", "first", "last", "rows without file", box=None)
     for raw in release.tracks[:MANY]:
         first, last = raw.frames[0].time, raw.frames[-1].time
         table.add_row(raw.id, str(len(raw.frames)), *map(brief, (first, last, raw.unmatched_rows)))
     console.print(table)
     frames = sum(len(raw.frames) for raw in release.tracks)
     console.print(
-        f"{len(release.tracks)} tracks, {frames} files; uncompressed about {frames / 1024:.1f} GiB "
-        "for frames of 512x512. Nothing was written."
+        f"{len(release.tracks)} tracks, {frames} frames; uncompressed about "
+        f"{stage.uncompressed(release) / 2**30:.1f} GiB. Nothing was written."
     )
+    for note in release.notes:
+        console.print(f"Note: {note}", markup=False)
     finish_with(list(release.problems))
 
 
@@ -300,6 +370,9 @@ def split(
     eval_fraction: Annotated[
         float | None, typer.Option(help="Instead of ids: this share of the typhoons, at random.")
     ] = None,
+    eval_last: Annotated[
+        float | None, typer.Option(help="Instead: the latest tracks, with this share of frames.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
@@ -321,6 +394,7 @@ def split(
         eval_ids=eval_ids or (),
         test_ids=test_ids or (),
         eval_fraction=eval_fraction,
+        eval_last=eval_last,
         seed=seed,
     )
     table = Table("part", "tracks", "triplets", "ids", title=str(file))
@@ -405,6 +479,13 @@ def evaluate(
     resamples: Annotated[
         int, typer.Option(min=100, help="Draws of tracks for the 95 % intervals.")
     ] = 1000,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Follow this place date by date, 50.1,8.7 or @row,column; may be repeated. Rain: "
+            "else the wettest, the median and the driest."
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Score a run on whole tracks that it has not seen, with the baselines beside it.
@@ -423,6 +504,7 @@ def evaluate(
         batch_size=batch_size,
         processes=workers,
         resamples=resamples,
+        sites=site or (),
     )
     scores = done.scores
     if len(scores.tracks) > 1:
@@ -438,6 +520,10 @@ def evaluate(
         f"{scores.frames} frames of {len(scores.tracks)} tracks{left_out}; "
         f"{scores.frames / max(done.seconds, 1e-9):.2f} frames/s"
     )
+    for note in done.notes:
+        console.print(f"[yellow]Note:[/] {note}")
+    if done.sites:
+        console.print(f"Sites     {done.sites}")
     console.print(f"Scores    {done.file}\nNext      cli report {run}")
 
 

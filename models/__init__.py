@@ -30,6 +30,7 @@ class Geometry:
     y: tuple[int, int, int, int]  # (T, C, H, W)
     unit_range: bool = False  # y lies within -1..1
     block_means: bool = False  # every pixel of x is the mean of the block of y that it covers
+    floor: float | None = None  # the value of none at all (0 mm), which y is never below
 
 
 class Model(Protocol):
@@ -42,7 +43,9 @@ class Model(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...  # (B, *geometry.x) -> (B, *geometry.y)
     def players(self) -> dict[str, nn.Module]: ...  # networks; each gets an optimizer of its own
-    def losses(self, x: Tensor, y: Tensor, step: int) -> Iterator[tuple[str, Tensor, Parts]]: ...
+    def losses(self, x: Tensor, y: Tensor, step: int) -> Iterator[tuple[str, Tensor, Parts]]:
+        """Per player: its name, its loss, what to log. A loss without gradient lets it rest."""
+        ...
 
 
 def names() -> list[str]:
@@ -65,3 +68,11 @@ def build(name: str, geometry: Geometry, settings: Mapping[str, Any]) -> Any:
     """
     module = find(name)
     return module.Model(module.Settings(**settings), geometry)
+
+
+def prepare(model: Any) -> None:
+    """Before a training: let a model load what nothing else needs, if it has a method of this name.
+
+    Raises ValueError where that cannot be had.
+    """
+    getattr(model, "prepare", lambda: None)()

@@ -32,6 +32,20 @@ def conv(inward: int, outward: int, kernel: int = 3) -> nn.Conv2d:
     return nn.Conv2d(inward, outward, kernel, padding=kernel // 2)
 
 
+def prime_factors(scale: int) -> list[int]:
+    """The primes that multiply to scale, 2 or more, the largest first: 100 -> 5, 5, 2, 2."""
+    found = []
+    divisor = 2
+    while divisor * divisor <= scale:
+        while scale % divisor == 0:
+            found.append(divisor)
+            scale //= divisor
+        divisor += 1
+    if scale > 1:
+        found.append(scale)
+    return found[::-1]
+
+
 class Residual(nn.Module):
     """x + conv(PReLU(conv(x))), each conv followed by batch norm if norm; (N, width, H, W)."""
 
@@ -61,6 +75,18 @@ def keep_means(y: Tensor, x: Tensor, scale: int) -> Tensor:
     """
     missing = x - F.avg_pool2d(y, scale)
     return y + F.interpolate(missing, scale_factor=scale, mode="nearest")
+
+
+TRACE = 1e-5  # added everywhere before means are scaled: an empty block is filled evenly
+
+
+def scale_means(y: Tensor, x: Tensor, scale: int) -> Tensor:
+    """Multiply every scale×scale block of y so that its mean is x; both 0 or more.
+
+    (N, C, H, W) and (N, C, h, w). The multiplicative constraint of Harder et al. 2022.
+    """
+    y = y + TRACE
+    return y * F.interpolate(x / F.avg_pool2d(y, scale), scale_factor=scale, mode="nearest")
 
 
 def reach(layers: Iterable[nn.Module], scale: int) -> int:

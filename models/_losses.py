@@ -26,18 +26,29 @@ def content_loss(kind: Content, prediction: Tensor, truth: Tensor) -> Tensor:
     return error.sum() / seen.sum().clamp(min=1)
 
 
-def judging_loss(kind: Adversarial, on_real: Tensor, on_fake: Tensor) -> Tensor:
-    """What a discriminator minimises; logits, high for real. The two halves are summed."""
+def judging_loss(
+    kind: Adversarial, on_real: Tensor, on_fake: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """What a discriminator minimises; logits, high for real. The two halves are summed.
+
+    smoothing: what the label of real is below 1, for bce; Salimans et al. 2016, one-sided.
+    """
     on_real, on_fake = on_real.float(), on_fake.float()
     if kind == "hinge":
         return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-    return F.softplus(-on_real).mean() + F.softplus(on_fake).mean()  # BCE with logits, 1 and 0
+    # BCE with logits, labels 1 - smoothing and 0
+    return (F.softplus(-on_real) + smoothing * on_real).mean() + F.softplus(on_fake).mean()
 
 
 def fooling_loss(kind: Adversarial, on_fake: Tensor) -> Tensor:
     """What a generator minimises: -log D (non-saturating), or minus the logit for hinge."""
     on_fake = on_fake.float()
     return -on_fake.mean() if kind == "hinge" else F.softplus(-on_fake).mean()
+
+
+def lead(on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """How far a discriminator is ahead: mean log D(real) - mean log D(fake); from logits."""
+    return F.softplus(-on_fake.float()).mean() - F.softplus(-on_real.float()).mean()
 
 
 def r1(

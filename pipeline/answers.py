@@ -11,11 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, tiling
+from pipeline import checkpoint, tasks, tiling
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
+from pipeline.scaling import Scaling
+from pipeline.tasks import SuperResolution
 
 MODEL = "model"  # the row beside the baselines' own names
+
+
+def of_model(task: SuperResolution, scaling: Scaling, guess: Tensor, x: Tensor) -> Tensor:
+    """What a model says, in physical units: within bounds, and with the mass that the task asks.
+
+    guess: (B, T, C, H, W) normalised, as a model gives it; x: (B, T, C, h, w), physical units, NaN
+    where missing.
+    """
+    s = task.settings
+    answer = scaling.restore(guess)
+    return tasks.conserved(answer, scaling.filled(x), s.factor, s.conserve_mass, scaling.lowest)
+
+
+def of_baseline(task: SuperResolution, scaling: Scaling, row: str, x: Tensor) -> Tensor:
+    """What interpolation says, in physical units and within bounds; x as of_model takes it."""
+    x = scaling.filled(x)
+    answer = task.baselines()[row](x)
+    if row == tasks.MEANS:
+        return tasks.conserved(answer, x, task.settings.factor, "additive", scaling.lowest)
+    return scaling.bounded(answer)
 
 
 @dataclass(frozen=True)
@@ -37,14 +59,13 @@ class Answers:
         self.factor = trained.settings.task.factor
         self.device = checkpoint.usable_device(device)
         self.network = trained.model(self.device)
-        self.baselines = self.task.baselines()
-        self.rows = [MODEL, *self.baselines]
+        self.rows = [MODEL, *self.task.baselines()]
 
     @torch.inference_mode()
     def posed(self, frames: np.ndarray, *, coarsen: bool) -> Posed:
         """frames: (T, C, H, W), or several windows (B, T, C, H, W); float32, physical, NaN missing.
 
-        coarsen: make x of them, and keep them as the truth; else they are x.
+        coarsen: make x and the truth of them, as the task does in training; else they are x.
         """
         windows = frames if frames.ndim == 5 else frames[None]
         given = torch.from_numpy(windows).to(self.device)
@@ -57,7 +78,7 @@ class Answers:
     def of(self, row: str, posed: Posed) -> Tensor:
         """(B, T, C, H, W) physical units, no NaN. Raises UserError when a GPU's memory is short."""
         if row != MODEL:
-            return self.scaling.restore(self.baselines[row](posed.filled))
+            return of_baseline(self.task, self.scaling, row, posed.x)
         try:
             answer = tiling.tiled(
                 self.network,
@@ -71,7 +92,7 @@ class Answers:
                 f"{self.device}: out of memory with tiles of {self.tile} pixels; "
                 f"try --tile {max(1, self.tile // 2)}"
             ) from None
-        return self.scaling.restore(answer)
+        return of_model(self.task, self.scaling, answer, posed.x)
 
 
 def shown(values: Tensor, hidden: Tensor) -> np.ndarray:

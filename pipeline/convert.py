@@ -6,6 +6,7 @@ A track that is already in the store, from the same files and the same settings,
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +42,7 @@ class Conversion:
     records: dict[str, dict[str, Any]]  # per track, as in the manifest
     triplets: int
     problems: list[str]
+    notes: list[str] = field(default_factory=list)  # what was done to the values
     reused: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  # in the store, but not in this source
 
@@ -68,7 +70,8 @@ def convert(
     The work is done by `workers` processes, one per core where that is None, or by the workers of
     the dask scheduler at `scheduler`: an address or a scheduler file.
     """
-    release = selected(sources.scan(source), ids)
+    release = selected(sources.scan(source, settings.options), ids)
+    settings = settings.settled(release)
     if strict and release.problems:
         raise UserError(f"{release.problems[0]} (--strict)")
     store_writer.check_target(target)
@@ -131,6 +134,7 @@ def bring_up_to_date(
         "source": str(release.path),
         "software": software(),
         **{k: v for k, v in release.attrs.items() if k in ("title", "license", "attribution")},
+        **({"notes": list(release.notes)} if release.notes else {}),
         "totals": {
             "tracks": len(tracks),
             "frames": sum(records[id]["frames"] for id in tracks),
@@ -139,9 +143,8 @@ def bring_up_to_date(
     }
     with writing(file):
         atomic.write_json(file, {**head, **about, "problems": problems})
-    return Conversion(
-        target, file, {id: records[id] for id in tracks}, triplets, problems, reused, kept
-    )
+    done_now = {id: records[id] for id in tracks}
+    return Conversion(target, file, done_now, triplets, problems, list(release.notes), reused, kept)
 
 
 def selected(release: Release, ids: Sequence[str]) -> Release:
@@ -206,7 +209,7 @@ def refuse_loss(release: Release, target: Path, settings: ConvertSettings) -> No
         if not told and len(raw.frames) < had:
             told = f"{raw.id} has {had} frames, {release.path} has {len(raw.frames)}"
         has_place = store.Track(target, raw.id).has("latitude")
-        if not told and has_place and "latitude" not in raw.variables:
+        if not told and has_place and "latitude" not in raw.variables and raw.grid is None:
             told = f"{raw.id} has best-track values, {release.path} has none for it"
         if told:
             raise UserError(f"{target}: {told}; to replace what is there, add --replace")
@@ -242,6 +245,18 @@ def writing(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def uncompressed(release: Release) -> int:
+    """Bytes that the frames of all tracks take, by the shape of the first that can be read."""
+    shape_of = sources.find(release.format).frame_shape
+    for raw in release.tracks:
+        for frame in raw.frames:
+            try:
+                return 4 * math.prod(shape_of(frame)) * sum(len(t.frames) for t in release.tracks)
+            except sources.FrameError:
+                continue
+    return 0
 
 
 def valid(channel: sources.Channel, settings: ConvertSettings) -> sources.Channel:

@@ -6,7 +6,7 @@ One batch of frames is in memory at a time, whatever the number and the length o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import parent_process
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline import (
     checkpoint,
@@ -29,8 +30,10 @@ from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.progress import progress
-from pipeline.scorecard import Judge, Yardstick
+from pipeline.scorecard import TRUTH, Judge, Yardstick
 from pipeline.scores import FrameScores, Scores, TrackScores
+from pipeline.sites import Site, chosen
+from pipeline.windows import usual_step
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Evaluation:
     scores: Scores
     left_out: int  # frames with a flag: blank, or with too many missing pixels
     seconds: float  # it took to score them
+    notes: tuple[str, ...] = ()  # what must be said beside the scores
+    sites: Path | None = None  # the picture of the sites that were followed
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Job:
     device: str
     yardstick: Yardstick
     batch_size: int
+    sites: tuple[Site, ...] = ()
 
 
 def evaluate(
@@ -67,13 +73,16 @@ def evaluate(
     processes: int = 1,
     resamples: int = resampling.RESAMPLES,
     seed: int = 0,
+    sites: Sequence[str] = (),
 ) -> Evaluation:
     """Score a run's checkpoint on every usable frame of the split's eval or test tracks.
 
     store_path, split_path: instead of those the run was trained with. batch_size: frames that go
     through the model together. Neither that nor the number of processes changes a score beyond
-    rounding. resamples, seed: of the intervals. Writes scores.json, scores.csv and the sums behind
-    them into the run folder. Raises UserError for a run, store or split that is missing or does not
+    rounding. resamples, seed: of the intervals. sites: places `latitude,longitude` or
+    `@row,column` to follow date by date; of rain the wettest, the median and the driest otherwise.
+    Writes scores.json, scores.csv and the sums behind them into the run folder, and of sites their
+    series and a picture. Raises UserError for a run, store or split that is missing or does not
     belong.
     """
     file = checkpoint.in_run(run, which)
@@ -87,18 +96,30 @@ def evaluate(
             f"{run}: was trained on {store.few(seen)}; evaluate on tracks that it has not seen"
         )
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
-    yardstick = Yardstick.of(trained.data.channels, {**trained.data.attrs, **opened.attrs})
     tracks = {id: opened.track(id) for id in ids}
+    yardstick = yardstick_of(trained, opened, tracks.values())
     length = trained.task.scored_window
-    jobs = {
-        id: Job(track, file.absolute(), file.stat().st_mtime_ns, device, yardstick, batch_size)
-        for id, track in tracks.items()
-        if len(track.windows(length))
-    }
-    if not jobs:
+    fit = {id: track for id, track in tracks.items() if len(track.windows(length))}
+    if not fit:
         raise UserError(
             f"{opened.path}: no usable frame in the {on} tracks {store.few(ids)}; set others aside"
         )
+    refuse_small(trained, fit.values())
+    followed: list[Site] = []
+    if sites or yardstick.is_rain:
+        followed = chosen(list(fit.values()), trained.task, sites)
+    jobs = {
+        id: Job(
+            track=track,
+            checkpoint=file.absolute(),
+            written=file.stat().st_mtime_ns,
+            device=device,
+            yardstick=yardstick,
+            batch_size=batch_size,
+            sites=tuple(followed),
+        )
+        for id, track in fit.items()
+    }
     total = sum(len(tracks[id].windows(length)) for id in jobs)
     begun = time.monotonic()
     with progress("evaluate", total, "frames") as advance:
@@ -111,8 +132,40 @@ def evaluate(
         about={**about(trained, which, opened), "on": on, "frames_left_out": left_out},
         resamples=resamples,
         seed=seed,
+        sites=tuple(followed),
     )
-    return Evaluation(score_files.write(run, on, scores), scores, left_out, seconds)
+    return Evaluation(
+        file=score_files.write(run, on, scores),
+        scores=scores,
+        left_out=left_out,
+        seconds=seconds,
+        notes=score_files.notes(scores),
+        sites=score_files.path(run, on, ".sites.png") if followed else None,
+    )
+
+
+def yardstick_of(
+    trained: Checkpoint, opened: store.Store, tracks: Iterable[store.Track]
+) -> Yardstick:
+    """Of the truth's pixels; rain without a stated accumulation fell in one time step."""
+    attrs = {**trained.data.attrs, **opened.attrs}
+    if not attrs.get("accumulation_hours"):
+        steps = [usual_step(track.times) for track in tracks]
+        attrs["accumulation_hours"] = max(steps, default=0) / 3600
+    task = trained.settings.task
+    finer = task.factor if task.truth == "interpolated" else 1
+    return Yardstick.of(trained.data.channels, attrs, finer)
+
+
+def refuse_small(trained: Checkpoint, tracks: Iterable[store.Track]) -> None:
+    """Raises UserError for frames of which nothing is left when they are made coarse."""
+    task = trained.settings.task
+    for track in tracks:
+        _, H, W = track.shape
+        if task.truth == "native" and min(H, W) < task.factor:
+            raise UserError(
+                f"{track.store / track.id}: {H}x{W} pixels cannot be coarsened {task.factor} times"
+            )
 
 
 def about(trained: Checkpoint, which: str, opened: store.Store) -> dict[str, object]:
@@ -122,6 +175,9 @@ def about(trained: Checkpoint, which: str, opened: store.Store) -> dict[str, obj
         "checkpoint": which,
         "epoch": trained.training["position"]["epoch"],
         "factor": trained.settings.task.factor,
+        "coarsening": trained.settings.task.coarsening,
+        "truth": trained.settings.task.truth,
+        "conserve_mass": trained.settings.task.conserve_mass,
         "store": str(opened.path),
         "manifest_hash": opened.manifest_hash,
         "trained_on": trained.data.train,
@@ -153,10 +209,27 @@ def score_track(job: Job, advance: Callable[..., None]) -> TrackScores:
                     lead=lead,
                 )
                 done.frames.append(
-                    FrameScores(number, lead, int(times[number]), satellites[number], errors)
+                    FrameScores(
+                        number,
+                        lead,
+                        int(times[number]),
+                        satellites[number],
+                        errors,
+                        at_sites({TRUTH: posed.truth, **fields}, i, lead, job.sites),
+                    )
                 )
         advance(len(some), track.id)
     return done
+
+
+def at_sites(
+    fields: Mapping[str, Tensor], i: int, lead: int, sites: Sequence[Site]
+) -> dict[str, list[float]]:
+    """Of each field (B, T, C, H, W) its first channel's values at the sites."""
+    if not sites:
+        return {}
+    rows, columns = ([getattr(site, axis) for site in sites] for axis in ("row", "column"))
+    return {name: field[i, lead, 0, rows, columns].tolist() for name, field in fields.items()}
 
 
 @lru_cache(maxsize=1)

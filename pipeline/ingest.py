@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, NonNegativeFloat
+from pydantic import BaseModel, NonNegativeFloat, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline import quality, sources, store, windows
 from pipeline.ahead import made_ahead
 from pipeline.quality import Examined, Sums
-from pipeline.sources import FrameError, RawFrame, RawTrack
+from pipeline.sources import FrameError, RawFrame, RawTrack, Release
+from pipeline.sources.options import NONE, Options
 from pipeline.store import BLANK, TOO_MANY_MISSING
 from pipeline.store_writer import Array, TrackWriter
 
@@ -29,6 +30,20 @@ class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
     valid_min: float | None = None  # units of the channel; below it a pixel is missing
     valid_max: float | None = None  # None: the source's own, for Digital Typhoon 150..330 K
     max_missing: NonNegativeFloat = 0.01  # fraction; with more, a frame is in no window
+    options: Options = NONE  # how the source is read
+
+    @model_serializer(mode="wrap")
+    def plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """For JSON; of the options those that were given, if any were."""
+        given = self.options.given()
+        rest = {key: value for key, value in dump(self).items() if key != "options"}
+        return {**rest, **({"options": given} if given else {})}
+
+    def settled(self, release: Release) -> ConvertSettings:
+        """With the source's own limit of missing pixels, unless one was asked for."""
+        if release.max_missing is None or "max_missing" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"max_missing": release.max_missing})
 
 
 @dataclass(frozen=True)
@@ -169,6 +184,7 @@ def arrays(
             name: Array(("time",), variable.values[list(kept)], variable.attrs)
             for name, variable in job.raw.variables.items()
         },
+        **places(job.raw),
         "satellite": Array(
             ("time",),
             codes,
@@ -201,16 +217,35 @@ def arrays(
     }
 
 
+def places(raw: RawTrack) -> dict[str, Array]:
+    """Where rows and columns lie, for a track on one grid."""
+    if raw.grid is None:
+        return {}
+    if raw.grid.projected:
+        names, units = ("projection_y_coordinate", "projection_x_coordinate"), ("km", "km")
+        kept = ("y", "x")
+    else:
+        names, units = ("latitude", "longitude"), ("degrees_north", "degrees_east")
+        kept = names
+    both = zip(kept, "yx", (raw.grid.y, raw.grid.x), names, units, strict=True)
+    return {
+        name: Array((dim,), values, {"standard_name": standard, "units": unit, "axis": dim.upper()})
+        for name, dim, values, standard, unit in both
+    }
+
+
 def frame_attrs(job: Job) -> dict[str, Any]:
     first = job.channels[0]
-    shared = {
-        "long_name": first.long_name,
-        "valid_range": [first.valid_min, first.valid_max],
-    }
-    named = {"standard_name": first.standard_name, "units": first.units}
+    alone = len(job.channels) == 1
+    shared = {"long_name": first.long_name, "valid_range": [first.valid_min, first.valid_max]}
+    if not alone and job.raw.grid is not None:  # of channels that are not of one kind
+        shared = {"long_name": f"{len(job.channels)} channels; `channel` has their names and units"}
+    named = {"standard_name": first.standard_name} if first.standard_name else {}
+    named["units"] = first.units
     same_units = len({c.units for c in job.channels}) == 1
-    places = [name for name in ("latitude", "longitude") if name in job.raw.variables]
-    coordinates = {"coordinates": " ".join(places)} if places else {}
+    have = {**job.raw.variables, **places(job.raw)}
+    known = [name for name in ("latitude", "longitude") if name in have]
+    coordinates = {"coordinates": " ".join(known)} if known else {}
     return {**(named if same_units else {}), **shared, **coordinates}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,12 @@ import numpy as np
 import zarr
 
 from pipeline import quality, sources, store
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 from pipeline.sources import FrameError, RawFrame, RawTrack, Release, Variable
+from pipeline.sources.grids import Grid
+from pipeline.sources.options import NONE, Options
 
+LEVEL = re.compile(r" at ([\d.]+) hPa$")  # ends a channel's long_name, where it is of a level
 OWN = ("time", "satellite", "missing_fraction", "flag")  # a store's arrays that are not a source's
 
 
@@ -33,20 +37,47 @@ class Footage:
     # FrameError for a frame that is blank, unreadable or of another shape.
     read: Callable[[int], np.ndarray]
     problems: tuple[str, ...] = ()  # what was left out before any frame was read
+    grid: Grid | None = None  # the place of every pixel, where it is one for all frames
 
 
-def opened(path: Path, id: str | None, channels: Sequence[Mapping[str, Any]]) -> Footage:
+def opened(
+    path: Path,
+    id: str | None,
+    channels: Sequence[Mapping[str, Any]],
+    options: Options | None = None,
+) -> Footage:
     """The track `id` of whatever lies at `path`; without an id, the only one there is.
 
-    channels: as a store describes them; their valid range decides what is missing. Raises UserError
-    for input that is neither raw nor a store, holds several tracks, has other channels, or has not
-    one readable frame.
+    channels: as a store describes them; their valid range decides what is missing. options: how
+    raw files are to be read; None: gridded ones as a single track of those channels' variables.
+    Raises UserError for input that is neither raw nor a store, holds several tracks, has other
+    channels, or has not one readable frame.
     """
     if (path.parent / "zarr.json").is_file() and (path / "frames").is_dir():  # STORE/202107
         path, id = path.parent, id or path.name
     if (path / "zarr.json").is_file():
         return from_store(store.open_store(path), id, channels)
-    return from_source(sources.scan(path), id, channels)
+    if options is None:
+        options = asked_for(channels) if sources.format_of(path) == "netcdf" else NONE
+    try:
+        return from_source(sources.scan(path, options), id, channels)
+    except UsageError as error:
+        raise UserError(f"{error}; or run `cli convert {path} STORE` and give that store") from None
+
+
+def asked_for(channels: Sequence[Mapping[str, Any]]) -> Options:
+    """The variables and levels that a store's channels were, all times in one track."""
+    variables: dict[str, None] = {}
+    levels: dict[float, None] = {}
+    for channel in channels:
+        match = LEVEL.search(channel["long_name"])
+        ending = f"_{float(match[1]):g}" if match else ""
+        if match and channel["name"].endswith(ending):
+            levels[float(match[1])] = None
+            variables[channel["name"].removesuffix(ending)] = None
+        else:
+            variables[channel["name"]] = None
+    return Options(variables=tuple(variables), levels=tuple(levels), track_by="none")
 
 
 def from_store(
@@ -68,6 +99,7 @@ def from_store(
         attrs={**opened.attrs, **track.attrs},
         shape=track.shape,
         read=partial(read_stored, track, channels),
+        grid=track.grid,
     )
 
 
@@ -111,6 +143,7 @@ def from_source(release: Release, id: str | None, channels: Sequence[Mapping[str
         shape=shape,
         read=partial(read_raw, raw, read, shape, channels),
         problems=tuple(problems),
+        grid=raw.grid,
     )
 
 

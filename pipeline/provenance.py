@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest, store
+from pipeline import manifest, sources, store
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
 from pipeline.sources import RawTrack
@@ -14,10 +14,13 @@ from pipeline.sources import RawTrack
 
 def fingerprint(raw: RawTrack, settings: ConvertSettings) -> str:
     """Changes when a source file, a table's row or a setting does."""
-    files = [stamp(path) for frame in raw.frames for path in frame.paths]
+    files = [stamp(path) for path in dict.fromkeys(p for f in raw.frames for p in f.paths)]
     tables = {name: repr(v.values.tolist()) for name, v in raw.variables.items()}
     unmatched = [raw.unmatched_frames, raw.unmatched_rows]
-    return manifest.digest([store.FORMAT_VERSION, files, tables, unmatched, settings.model_dump()])
+    made_of: list[Any] = [store.FORMAT_VERSION, files, tables, unmatched, settings.model_dump()]
+    if any(frame.part is not None for frame in raw.frames):  # which parts of those files
+        made_of += [sources.seconds(raw.frames).tolist()]
+    return manifest.digest(made_of)
 
 
 def stamp(path: Path) -> tuple[str, int, int]:

@@ -13,6 +13,7 @@ from pipeline.compiled import compiled
 from pipeline.sources import FrameError
 
 F = TypeVar("F")
+INFRARED = "toa_brightness_temperature"
 SAMPLED = 5  # frames of a track whose shapes are compared
 
 
@@ -73,14 +74,15 @@ class Examined:
     """What one frame is worth."""
 
     missing: float  # fraction of the pixels
-    blank: bool  # a channel of at most two values, or with more than half of it at its minimum
+    blank: bool  # a channel without a valid pixel; an infrared one without a picture
     sums: Sums
 
 
 def examine(frame: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> Examined:
     """Make NaN, in place, what lies outside of its channel's valid_min..valid_max; count the rest.
 
-    frame: (C, H, W) float32, physical units.
+    frame: (C, H, W) float32, physical units. An infrared image of at most two values, or with more
+    than half of it at its minimum, is blank; a field of rain is often so.
     """
     C, H, W = frame.shape
     sums = Sums.none(C)
@@ -96,8 +98,9 @@ def examine(frame: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> Examine
         if not count:
             blank = True
             continue
-        at_low, at_high = at_ends(image, low, high)
-        blank |= at_low > count / 2 or at_low + at_high >= count
+        if channel.get("standard_name", INFRARED) == INFRARED:
+            at_low, at_high = at_ends(image, low, high)
+            blank |= at_low > count / 2 or at_low + at_high >= count
         total, squares = np.zeros(W), np.zeros(W)
         add_columns(image, total, squares)
         sums.count[c], sums.min[c], sums.max[c] = count, low, high

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from pipeline import manifest, quality, sources
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings, flag_of
 from pipeline.progress import progress, say
 from pipeline.provenance import fingerprint
 from pipeline.quality import Sums
 from pipeline.sources import FrameError, RawFrame, RawTrack, Release
+from pipeline.sources.grids import Grid
 from pipeline.store import STATISTICS, Store, Track, open_store
 
 TIMED = 16  # frames that are read to tell how long it takes
@@ -28,9 +29,17 @@ def opened(path: Path) -> Store:
 
     Every file of a raw tree is looked through once, and what converting it would gain is said.
     """
-    if (path / "zarr.json").is_file() or not path.is_dir() or not sources.format_of(path):
+    if (path / "zarr.json").is_file() or not path.exists():
         return open_store(path)
-    release = sources.scan(path)
+    name = sources.format_of(path)
+    if name is None or (path.is_file() and name != "netcdf"):
+        return open_store(path)
+    try:
+        release = sources.scan(path)
+    except UsageError as error:
+        raise UserError(
+            f"{error}; as options of `cli convert {path} STORE`: give that store here"
+        ) from None
     total = sum(len(raw.frames) for raw in release.tracks)
     with progress("look through raw files", total, "frames") as advance:
         seen = [Unconverted(release, raw, survey(release, raw, advance)) for raw in release.tracks]
@@ -41,7 +50,8 @@ def opened(path: Path) -> Store:
     for problem in problems:
         say(f"Left out: {problem}")
     say(gain(path, next(iter(tracks.values()))))
-    prints = [fingerprint(track.raw, SETTINGS) for track in tracks.values()]
+    settings = SETTINGS.settled(release)
+    prints = [fingerprint(track.raw, settings) for track in tracks.values()]
     attrs = {
         **release.attrs,
         "tracks": list(tracks),
@@ -87,6 +97,7 @@ class Seen:
 def survey(release: Release, raw: RawTrack, advance: Callable[..., None]) -> Seen:
     """Read every frame of a track once, as a conversion would, and keep what it is worth."""
     source = sources.find(release.format)
+    settings = SETTINGS.settled(release)
     channels = [vars(channel) for channel in release.channels]
     seen = Seen(shape=quality.usual_shape(raw.frames, source.frame_shape))
     seen.sums = Sums.none(len(channels))
@@ -98,7 +109,7 @@ def survey(release: Release, raw: RawTrack, advance: Callable[..., None]) -> See
         else:
             worth = quality.examine(pixels, channels)
             seen.frames.append(frame)
-            seen.flags.append(flag_of(worth, SETTINGS))
+            seen.flags.append(flag_of(worth, settings))
             if not seen.flags[-1]:
                 seen.sums += worth.sums
         advance()
@@ -130,6 +141,10 @@ class Unconverted(Track):
     @property
     def flag(self) -> np.ndarray:
         return np.array(self.seen.flags, np.uint8)
+
+    @property
+    def grid(self) -> Grid | None:  # type: ignore[override]  # there a cached property
+        return self.raw.grid
 
     @property
     def satellites(self) -> list[str]:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import atomic, metrics, resampling
+from pipeline import atomic, metrics, resampling, site_plots
 from pipeline.errors import UserError
 from pipeline.metrics import PROBABILITIES, Distribution, RadialProfile, Spectra
 from pipeline.scorecard import Card, Yardstick
 from pipeline.scores import Scores, TrackScores
+from pipeline.tasks import INTERPOLATED
 
 NAMES = {"eval": "scores", "test": "scores-test"}
 PER_FRAME = ("rmse", "mae", "bias", "psnr", "ssim")
@@ -30,6 +31,10 @@ def path(run: Path, on: str, ending: str = ".json") -> Path:
 
 def write(run: Path, on: str, scores: Scores) -> Path:
     """Write all of them; returns scores.json, which comes last."""
+    if scores.sites:
+        with atomic.replacing(path(run, on, ".sites.csv")) as temporary:
+            at_sites(scores).to_csv(temporary, index=False)
+        site_plots.draw(path(run, on, ".sites.png"), scores.series, scores.yardstick.units)
     with atomic.replacing(path(run, on, ".csv")) as temporary:
         table_of(scores).to_csv(temporary, index=False)
     with atomic.replacing(path(run, on, ".sums.json")) as temporary:
@@ -100,6 +105,8 @@ def summary(scores: Scores) -> dict[str, Any]:
         "better": {name: metrics.ABOUT[name].better for name in names},
         "long_names": {name: metrics.ABOUT[name].long_name for name in names},
         "intervals": intervals(scores),
+        "notes": list(notes(scores)),
+        **rain(scores),
         "psnr_range": {"min": y.low, "max": y.high, "peak": y.peak, "units": y.units},
         "pixel": y.pixel,
         "pixel_units": y.pixel_units,
@@ -111,6 +118,22 @@ def summary(scores: Scores) -> dict[str, Any]:
         "by_frame": {id: frame_by_frame(track) for id, track in scores.by_track.items()},
         "curves": curves(scores.cards, y),
     }
+
+
+def notes(scores: Scores) -> tuple[str, ...]:
+    """What must be said wherever these scores are shown."""
+    return (INTERPOLATED,) if scores.about.get("truth") == "interpolated" else ()
+
+
+def rain(scores: Scores) -> dict[str, Any]:
+    """What scores of rain depend on, and the sites that were followed; of all else nothing."""
+    told: dict[str, Any] = {}
+    if scores.yardstick.is_rain:
+        told["accumulation_hours"] = scores.yardstick.hours
+        told["thresholds"] = {**scores.yardstick.thresholds, "units": scores.yardstick.units}
+    if scores.sites:
+        told["sites"] = finite([series.summary() for series in scores.series])
+    return told
 
 
 def intervals(scores: Scores) -> dict[str, Any]:
@@ -160,6 +183,26 @@ def table_of(scores: Scores) -> pd.DataFrame:
         lines += [{"of": "track", "track": id, "method": row, **s} for row, s in rows.items()]
     lines += [{"of": "all", "method": row, **found} for row, found in scores.rows.items()]
     return pd.DataFrame(lines).astype({"frame": "Int64"})  # whole numbers, though some have none
+
+
+def at_sites(scores: Scores) -> pd.DataFrame:
+    """A line per site and frame: the truth, and each method on the same date."""
+    return pd.DataFrame(
+        [
+            {
+                "site": site.name,
+                "latitude": site.latitude,
+                "longitude": site.longitude,
+                "track": id,
+                "time": utc(frame.time),
+                **{row: values[number] for row, values in frame.at_sites.items()},
+            }
+            for number, site in enumerate(scores.sites)
+            for id, track in scores.by_track.items()
+            for frame in track.frames
+            if frame.lead == 0
+        ]
+    )
 
 
 def curves(cards: Mapping[str, Card], yardstick: Yardstick) -> dict[str, Any]:

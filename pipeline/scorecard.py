@@ -19,19 +19,26 @@ from pipeline.metrics import (
     FractionsSkill,
     Motion,
     RadialProfile,
+    Rain,
     Spectra,
     Sums,
     Variability,
 )
+from pipeline.metrics.rain import INTENSITIES
+from pipeline.scaling import RAIN, is_rain
 
 S = TypeVar("S", bound=Sums)
 
+DEGREES = "deg"  # of latitude and longitude
 CLOUD = 220  # K; colder is deep convection
 NEIGHBOURHOOD = 5  # pixels: side of the boxes of the fractions skill score
+EXTREMES = (0.95, 0.99, 0.999)  # quantiles of rain that are scored; dry pixels count
+# mm: a histogram of rain; its first bin is no rain, the others are 3 % wide
+DRIEST, WETTEST, BINS = 1e-3, 1e4, 600
 WINDOW = 3  # consecutive frames whose standard deviation in time is compared
 TRUTH = "truth"  # beside the methods' names
 CURVES = (Distribution, RadialProfile)  # not what a score is made of
-SCORED = (Errors, Spectra, Motion, Variability, ColdClouds, Contingency, FractionsSkill)
+SCORED = (Errors, Spectra, Motion, Variability, ColdClouds, Contingency, FractionsSkill, Rain)
 KINDS: dict[str, type[Sums]] = {kind.__name__: kind for kind in (*SCORED, *CURVES)}
 
 
@@ -44,21 +51,28 @@ class Yardstick:
     units: str
     pixel: float  # side of a pixel of the truth
     pixel_units: str
+    hours: float | None = None  # that rain was accumulated over
 
     @classmethod
-    def of(cls, channels: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any]) -> Yardstick:
-        """As a store describes its channels and itself.
+    def of(
+        cls, channels: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any], finer: int = 1
+    ) -> Yardstick:
+        """As a store describes its channels and itself; finer: than the store the truth is.
 
         Raises UserError where one score cannot serve all channels.
         """
         metrics.peak(channels)
-        first, side = channels[0], attrs.get("pixel_km")
+        first = channels[0]
+        low, high = metrics.span(first)
+        side, side_units = pixel_of(attrs)
+        hours = attrs.get("accumulation_hours")
         return cls(
-            low=float(first["valid_min"]),
-            high=float(first["valid_max"]),
+            low=float(low),
+            high=float(high),
             units=first["units"],
-            pixel=1.0 if side is None else float(side),
-            pixel_units="pixels" if side is None else "km",
+            pixel=side / finer,
+            pixel_units=side_units,
+            hours=float(hours) if hours and is_rain(first) else None,
         )
 
     @property
@@ -69,6 +83,30 @@ class Yardstick:
     @property
     def is_temperature(self) -> bool:
         return self.units == "K"
+
+    @property
+    def is_rain(self) -> bool:
+        return self.units == RAIN
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the frames follow something; a field on latitudes and longitudes stays."""
+        return self.pixel_units != DEGREES
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of rain: light, moderate and heavy, mm; of all else none."""
+        limits = metrics.thresholds(self.hours or 1) if self.is_rain else ()
+        return dict(zip(INTENSITIES, limits, strict=False))
+
+
+def pixel_of(attrs: Mapping[str, Any]) -> tuple[float, str]:
+    """Side of a pixel and its unit, as far as a store knows them."""
+    if (side := attrs.get("pixel_km")) is not None:
+        return float(side), "km"
+    if (side := attrs.get("grid_degrees", attrs.get("grid_degrees_latitude"))) is not None:
+        return float(side), DEGREES
+    return 1.0, "pixels"
 
 
 @dataclass(frozen=True)
@@ -84,12 +122,14 @@ class Card:
 
     def scores(self, yardstick: Yardstick) -> dict[str, float]:
         """By name, in the order of a table; NaN where undefined."""
-        found = {
-            **self.part(Errors).scores(),
-            **self.part(Spectra).scores(yardstick.pixel),
-            **self.part(Motion).scores(),
-            **self.part(Variability).scores(),
-        }
+        found = {**self.part(Errors).scores(), **self.part(Spectra).scores(yardstick.pixel)}
+        if not yardstick.is_rain:  # which forms and fades between two frames, rather than moving
+            found |= self.part(Motion).scores()
+        found |= self.part(Variability).scores()
+        if yardstick.is_rain:
+            found |= self.part(Rain).scores()
+            quantiles = self.part(Distribution).scores()
+            found |= {name: quantiles[name] for name in map("quantile_error_{}".format, EXTREMES)}
         if yardstick.is_temperature:
             found |= self.part(ColdClouds).scores()
             found[f"csi_{CLOUD}"] = self.part(Contingency).scores()["csi"]
@@ -101,8 +141,11 @@ class Card:
         return cast(S, self.parts.get(kind.__name__, kind()))
 
     def without_curves(self) -> Card:
-        """Only what scores are made of."""
-        return Card({name: sums for name, sums in self.parts.items() if KINDS[name] not in CURVES})
+        """Only what scores are made of; of rain the extremes, and so the distribution, are."""
+        kept = Rain.__name__ in self.parts and Distribution.__name__
+        return Card(
+            {n: sums for n, sums in self.parts.items() if KINDS[n] not in CURVES or n == kept}
+        )
 
     def plain(self) -> dict[str, Any]:
         """For JSON, and exact."""
@@ -134,9 +177,12 @@ class Judge:
         if not follows or not self.recent:
             self.recent = {row: deque(maxlen=WINDOW) for row in (TRUTH, *self.rows)}
         y, (H, W) = self.yardstick, truth.shape[-2:]
-        power, flow = metrics.power(truth), self.flow(TRUTH, truth)
+        power = metrics.power(truth)
+        flow = None if y.is_rain else self.flow(TRUTH, truth)
         seen = ~truth.isnan()
-        cold = metrics.boxes(truth, CLOUD, NEIGHBOURHOOD, True, seen)
+        cold = metrics.boxes(truth, CLOUD, NEIGHBOURHOOD, True, seen) if y.is_temperature else None
+        if y.is_rain:
+            self.recent[TRUTH].append(truth)
         errors = {}
         for row in self.rows:
             answer = answers[row]
@@ -144,24 +190,32 @@ class Judge:
             found: list[Sums] = [
                 errors[row],
                 Spectra.of_power(metrics.power(answer), power, (H, W)),
-                Distribution.of(answer, truth, y.low, y.high),
-                RadialProfile.of(answer, truth),
+                self.distribution(answer, truth),
             ]
-            if y.is_temperature:
+            if y.is_centred:
+                found.append(RadialProfile.of(answer, truth))
+            if cold is not None:
                 boxes = metrics.boxes(answer, CLOUD, NEIGHBOURHOOD, True, seen)
                 found += [
                     ColdClouds.of(answer, truth),
                     Contingency.of(answer, truth, CLOUD, below=True),
                     FractionsSkill.of_boxes(boxes, cold, CLOUD, NEIGHBOURHOOD, below=True),
                 ]
-            its_flow = self.flow(row, answer)
-            if its_flow is not None and flow is not None:
+            if y.is_rain:
+                self.recent[row].append(answer)
+                found.append(Rain.of(answer, truth, tuple(y.thresholds.values())))
+            elif (its_flow := self.flow(row, answer)) is not None and flow is not None:
                 found.append(Motion.of(its_flow, flow))
             if len(self.recent[row]) == WINDOW:
                 windows = (torch.stack(tuple(self.recent[which])) for which in (row, TRUTH))
                 found.append(Variability.of(*windows))
             self.cards[lead][row] += Card({type(sums).__name__: sums for sums in found})
         return errors
+
+    def distribution(self, answer: Tensor, truth: Tensor) -> Distribution:
+        if self.yardstick.is_rain:
+            return Distribution.of(answer, truth, 0.0, WETTEST, BINS, first=DRIEST)
+        return Distribution.of(answer, truth, self.yardstick.low, self.yardstick.high)
 
     def flow(self, row: str, frame: Tensor) -> Tensor | None:
         """How the frame moved since the one before; it is kept for the next. None where first."""

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import metrics, resampling
 from pipeline.metrics import Errors
 from pipeline.scorecard import Card, Yardstick
+from pipeline.sites import Series, Site
 
 Table = dict[str, dict[str, float]]  # by method and score
 
@@ -22,6 +23,7 @@ class FrameScores:
     time: int  # seconds since 1970, UTC
     satellite: str
     errors: dict[str, Errors]  # by method
+    at_sites: dict[str, list[float]] = field(default_factory=dict)  # by method, and the truth's
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Scores:
     about: dict[str, Any]  # what they depend on: checkpoint, store, split ...
     resamples: int = resampling.RESAMPLES
     seed: int = 0
+    sites: tuple[Site, ...] = ()  # that were followed frame by frame
 
     @cached_property
     def cards(self) -> dict[str, Card]:
@@ -81,6 +84,13 @@ class Scores:
     @property
     def frames(self) -> int:
         return sum(len(track.frames) for track in self.by_track.values())
+
+    @cached_property
+    def series(self) -> list[Series]:
+        """What was at each site, over all tracks."""
+        frames = [f for track in self.by_track.values() for f in track.frames]
+        values = [frame.at_sites for frame in frames if frame.lead == 0]
+        return [Series.of(site, number, values) for number, site in enumerate(self.sites)]
 
     @cached_property
     def units(self) -> dict[str, str]:

@@ -69,7 +69,9 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
 class ScalingSettings(BaseModel, frozen=True, extra="forbid"):
     """How physical units become numbers near 1."""
 
-    kind: Literal["range", "standard"] = "range"  # range: valid range -> -1..1; standard: z-score
+    # range: valid range -> -1..1; standard: z-score; log1p: log(1 + value), 0 -> 0 and the training
+    # tracks' maximum -> 1; auto: log1p for rain (units mm), range for all else
+    kind: Literal["auto", "range", "log1p", "standard"] = "auto"
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
@@ -86,7 +88,10 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     lr_of: dict[str, PositiveFloat] = {}  # by player, instead of lr
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    schedule: Literal["constant", "cosine"] = "cosine"  # cosine: to 1 % of lr at the last step
+    # cosine: to 1 % of lr at the last step; halve: times `drop` at each of the milestones
+    schedule: Literal["constant", "cosine", "halve"] = "cosine"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)  # fractions of all steps
+    drop: Annotated[float, Field(gt=0, le=1)] = 0.5
     clip: NonNegativeFloat = 1.0  # largest gradient norm of a player; 0: off
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the averaged weights; 0: off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -230,8 +235,15 @@ def resolved(tree: dict[str, Any], origins: Mapping[str, str]) -> RunSettings:
 
 
 def blamed(origins: Mapping[str, str], key: str) -> str:
-    """Who set a key, or a key below it."""
-    return next((o for k, o in origins.items() if f"{k}.".startswith(f"{key}.")), "settings")
+    """Who set a key, a key below it, or the list that it is an item of."""
+    return next(
+        (
+            origin
+            for k, origin in origins.items()
+            if f"{k}.".startswith(f"{key}.") or f"{key}.".startswith(f"{k}.")
+        ),
+        "settings",
+    )
 
 
 def sentence(

@@ -28,19 +28,25 @@ def split(
     eval_ids: Sequence[str] = (),
     test_ids: Sequence[str] = (),
     eval_fraction: float | None = None,
+    eval_last: float | None = None,
     seed: int = 0,
 ) -> Split:
     """Divide the store at `path` and write the split to `out`.
 
-    eval_ids and test_ids: ids, comma lists, seasons `2015-2018`, `@file`. eval_fraction: instead
-    of ids, that share of the remaining tracks, drawn with `seed`. Raises UserError for an unknown
-    id (with its neighbours), an id in two parts, and a part that would be empty.
+    eval_ids and test_ids: ids, comma lists, seasons `2015-2018`, `@file`. Instead of eval_ids
+    eval_fraction: that share of the remaining tracks, drawn with `seed`; or eval_last: the latest
+    of them, with about that share of their frames. Raises UserError for an unknown id (with its
+    neighbours), an id in two parts, and a part that would be empty.
     """
+    if sum((bool(eval_ids), eval_fraction is not None, eval_last is not None)) > 1:
+        raise UsageError("--eval-ids, --eval-fraction and --eval-last: give one of them")
     opened = raw_tree.opened(path)
     test = chosen(opened.ids, test_ids)
-    if eval_fraction is not None:
-        if eval_ids:
-            raise UsageError("--eval-ids and --eval-fraction: give one of them")
+    if eval_last is not None:
+        rest = [opened.track(id) for id in opened.ids if id not in set(test)]
+        evaluated = latest(rest, eval_last)
+        how = f"eval: the latest tracks with {eval_last:g} of the frames"
+    elif eval_fraction is not None:
         evaluated = drawn([id for id in opened.ids if id not in set(test)], eval_fraction, seed)
         how = f"eval: {eval_fraction:g} of the tracks, seed {seed}"
     else:
@@ -49,7 +55,9 @@ def split(
     if test:
         how += f"; test: {','.join(test_ids)}"
     if not evaluated:
-        raise UsageError("no tracks to evaluate on: give --eval-ids or --eval-fraction")
+        raise UsageError(
+            "no tracks to evaluate on: give --eval-ids or --eval-fraction, or --eval-last"
+        )
     if both := sorted(set(evaluated) & set(test)):
         raise UserError(f"track {', '.join(both)} is asked for both as eval and as test")
     train = [id for id in opened.ids if id not in {*evaluated, *test}]
@@ -132,6 +140,24 @@ def drawn(have: Sequence[str], fraction: float, seed: int) -> list[str]:
         raise UserError("fewer than 2 tracks: nothing to set aside; give --eval-ids")
     count = min(max(1, round(fraction * len(have))), len(have) - 1)
     return sorted(random.Random(seed).sample(sorted(have), count))
+
+
+def latest(tracks: Sequence[Track], share: float) -> list[str]:
+    """The ids of the last tracks in time, as many as come nearest to that share of the frames.
+
+    At least one, never all. Raises UsageError and UserError.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"--eval-last {share:g}: expected more than 0 and less than 1")
+    if len(tracks) < 2:
+        raise UserError(
+            "fewer than 2 tracks, and only whole ones are set aside; convert into more of them "
+            "(gridded fields: --track-by)"
+        )
+    ordered = sorted(tracks, key=lambda track: (track.times[-1], track.id), reverse=True)
+    held = np.cumsum([len(track.times) for track in ordered])
+    count = int(np.abs(held[:-1] - share * held[-1]).argmin()) + 1
+    return sorted(track.id for track in ordered[:count])
 
 
 def triplets(opened: Store, parts: dict[str, list[str]]) -> dict[str, int]:

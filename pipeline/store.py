@@ -23,6 +23,7 @@ import zarr
 
 from pipeline import nodes, shard, windows
 from pipeline.errors import UserError
+from pipeline.sources.grids import Grid
 
 FORMAT_VERSION = 2  # 1: small arrays and the root without checksums
 Codec = Literal["none", "zstd"]
@@ -209,6 +210,18 @@ class Track:
     def flag(self) -> np.ndarray:
         """(T,) uint8; 0 where a frame is fit for windows."""
         return self.values("flag")
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """The place of every pixel, where it is one for all frames; of a typhoon it is not."""
+        if not self.has("y") and not self.has("latitude"):
+            return None
+        names, projected = (
+            (("y", "x"), True) if self.has("y") else (("latitude", "longitude"), False)
+        )
+        if self.metadata(names[0]).get("dimension_names") != ["y"]:
+            return None
+        return Grid(self.values(names[0]), self.values(names[1]), projected)
 
     @property
     def satellites(self) -> list[str]:

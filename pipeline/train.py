@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import models
 from models import Model
 from pipeline import atomic, checkpoint, manifest, metrics, raw_tree, scaling, tasks
 from pipeline import settings as run_settings
+from pipeline.answers import MODEL, of_baseline, of_model
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.engine import Average, make_fabric, random_state, set_random_state
 from pipeline.errors import UserError
@@ -46,7 +47,22 @@ MAY_CHANGE = {
     "training.checkpoint_every_epochs",
     "training.checkpoint_every_steps",
     "training.patience",
+    "model.vgg_weights",  # where the same file lies
 }
+# Of a store's attributes, what a model's use and its scores need.
+CARRIED = (
+    "title",
+    "license",
+    "attribution",
+    "projection",
+    "pixel_km",
+    "accumulation_hours",
+    "time_label",
+    "grid_degrees",
+    "grid_degrees_latitude",
+    "grid_degrees_longitude",
+    "native_grid_degrees",
+)
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T, C, H, W), normalised
 
 
@@ -159,16 +175,17 @@ class Trainer:
             pinned=fabric.device.type == "cuda",
         )
         scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
-        geometry = replace(
-            task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size)),
-            unit_range=scale.kind == "range",
+        geometry = scale.geometry(
+            task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size))
         )
+        channels = scaling.scored(opened.channels, split.statistics)
         torch.manual_seed(t.seed)
         try:
             model = models.build(settings.model_name, geometry, settings.model_settings)
+            model = fabric.to_device(model)
+            models.prepare(model)
         except ValueError as error:
             raise UserError(f"model {settings.model_name}: {error}") from None
-        model = fabric.to_device(model)
         players = model.players()
         if unknown := sorted(set(t.lr_of) - set(players)):
             raise UserError(
@@ -189,14 +206,10 @@ class Trainer:
             data=Data(
                 store=opened.path.name,
                 manifest_hash=opened.manifest_hash,
-                channels=opened.channels,
+                channels=channels,
                 train=list(split.train),
                 eval=list(split.eval),
-                attrs={
-                    key: opened.attrs[key]
-                    for key in ("title", "license", "attribution", "projection", "pixel_km")
-                    if key in opened.attrs
-                },
+                attrs={key: opened.attrs[key] for key in CARRIED if key in opened.attrs},
             ),
             loader=loader,
             validation=fixed_crops(
@@ -205,7 +218,7 @@ class Trainer:
                 patch=t.patch_size,
                 count=t.validation_crops,
             ),
-            peak=metrics.peak(opened.channels),
+            peak=metrics.peak(channels),
             model=model,
             optimizers={n: set_up(fabric, o) for n, o in optimizers.items()},
             averaged=Average(model, t.ema) if t.ema else None,
@@ -245,19 +258,16 @@ class Trainer:
                 scores = self.validate()
                 log.validated(scores, at.step, at.epoch)
                 advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
-                self.keep(scores["model"])
+                self.keep(scores[MODEL])
         done = "" if scores else "nothing was left to train; for more, --set training.epochs=N"
         return Trained(self.run, at, scores, done)
 
     def set_rates(self, done: float) -> dict[str, float]:
         """Set each player's learning rate for the next step; `done` is the fraction trained."""
         t = self.settings.training
-        cosine = LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
         rates = {}
         for name, optimizer in self.optimizers.items():
-            rates[f"lr/{name}"] = t.lr_of.get(name, t.lr) * (
-                cosine if t.schedule == "cosine" else 1.0
-            )
+            rates[f"lr/{name}"] = t.lr_of.get(name, t.lr) * share_of_lr(t, done)
             for group in optimizer.param_groups:
                 group["lr"] = rates[f"lr/{name}"]
         return rates
@@ -279,15 +289,14 @@ class Trainer:
         """RMSE in physical units on the fixed crops: of the model, and of each baseline."""
         judged = (self.averaged.module if self.averaged else self.model).eval()
         baselines = self.task.baselines()
-        sums = {name: Errors() for name in ("model", *baselines)}
+        sums = {name: Errors() for name in (MODEL, *baselines)}
         for frames in self.validation.split(self.settings.training.batch_size):
             x, truth = self.task.split(self.fabric.to_device(frames))
-            x = self.scaling.model_input(x)
             with self.fabric.autocast():
-                guess = judged(x).float()
-            answers = {"model": self.scaling.restore(guess)}
-            answers |= {name: self.scaling.restore(of(x)) for name, of in baselines.items()}
-            for name, answer in answers.items():
+                guess = judged(self.scaling.model_input(x)).float()
+            found = {MODEL: of_model(self.task, self.scaling, guess, x)}
+            found |= {row: of_baseline(self.task, self.scaling, row, x) for row in baselines}
+            for name, answer in found.items():
                 sums[name] += Errors.of(answer, truth, self.peak)
         self.model.train()
         return {name: each.scores()["rmse"] for name, each in sums.items()}
@@ -367,11 +376,14 @@ def update(
             if item is None:  # every batch has the same players: all streams end together
                 return parts
             player, loss, logged = item
-            fabric.backward(loss / len(batches))
+            if loss.requires_grad:  # else the model lets this player rest
+                fabric.backward(loss / len(batches))
             for name, value in logged.items():  # on the device: no host synchronisation here
                 parts[name] = parts.get(name, 0) + value / len(batches)
+        net = model.players()[player]
+        if all(p.grad is None for p in net.parameters()):
+            continue
         if clip:
-            net = model.players()[player]
             fabric.clip_gradients(net, optimizers[player], max_norm=clip, error_if_nonfinite=False)
         optimizers[player].step()
         optimizers[player].zero_grad(set_to_none=True)
@@ -387,6 +399,15 @@ def autocast(fabric: Fabric, losses: Iterator[Any]) -> Iterator[Any]:
         yield item
 
 
+def share_of_lr(t: TrainSettings, done: float) -> float:
+    """What is left of the first learning rate when `done`, a fraction, is trained."""
+    if t.schedule == "cosine":
+        return LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    if t.schedule == "halve":
+        return t.drop ** sum(done >= milestone for milestone in t.milestones)
+    return 1.0
+
+
 def steps_per_epoch(loader: Loader, t: TrainSettings) -> int:
     return max(1, len(loader) // t.accumulate)
 
@@ -398,4 +419,5 @@ def set_up(fabric: Fabric, optimizer: Optimizer) -> Any:
 
 
 def told(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+    """Of the model and the usual baseline."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in islice(scores.items(), 2))

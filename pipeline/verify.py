@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from pipeline import seal, sources, store, store_writer
 from pipeline.beside_source import Pair, compare, convertible
 from pipeline.errors import UserError
 from pipeline.faults import Check, Checked, Fault, check
 from pipeline.progress import progress
-from pipeline.provenance import again, once_more
+from pipeline.provenance import again, once_more, settings_of
 from pipeline.sources import Release
+from pipeline.sources.options import NONE, Options
 from pipeline.workers import for_each
 
 FEW = 1000  # frames that one process has read before others have started
@@ -48,7 +50,7 @@ def verify(path: Path, *, source: Path | None = None, workers: int | None = None
     Raises UserError for what is no finished store or no source.
     """
     root = root_of(path)
-    release = None if source is None else sources.scan(source)
+    release = None if source is None else sources.scan(source, options_of(path, root))
     begun = time.monotonic()
     checked = look_through(path, root, workers)
     tracks = {name: found for name, found in checked.items() if name != TRIPLETS}
@@ -78,6 +80,16 @@ def root_of(path: Path) -> Root | None:
     if sound or not store_writer.holds_tracks_alone(path) or is_unfinished(path):
         store.open_store(path)
     return json.loads(data) if sound else None
+
+
+def options_of(path: Path, root: Root | None) -> Options:
+    """How the source was read when the store was made from it, by whichever track still says so."""
+    for id in ids_of(path, root):
+        try:
+            return Options(**settings_of(path, id).get("options", {}))
+        except (UserError, ValidationError, TypeError, AttributeError):
+            continue  # damaged, or of another eddy: that will be told
+    return NONE
 
 
 def is_unfinished(path: Path) -> bool:

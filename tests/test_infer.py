@@ -52,7 +52,7 @@ def trained_run(folder, *overrides, channels=CHANNELS, **attrs):
     made = Checkpoint(
         settings=ours,
         geometry=geometry,
-        scaling=Scaling("range", (240.0,) * C, (90.0,) * C, (0.3,) * C),
+        scaling=Scaling(("range",) * C, (240.0,) * C, (90.0,) * C, (0.3,) * C),
         data=Data(
             "WP.zarr", "abc123", [dict(c) for c in channels], ["198702"], [], {**ATTRS, **attrs}
         ),

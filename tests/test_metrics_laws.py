@@ -20,6 +20,7 @@ from pipeline.metrics import (
     FractionsSkill,
     Motion,
     RadialProfile,
+    Rain,
     Spectra,
     Sums,
     Variability,
@@ -48,6 +49,7 @@ KINDS: dict[type[Sums], Of] = {
     FractionsSkill: lambda p, t: FractionsSkill.of(p, t, 235, 5, below=True),
     Distribution: lambda p, t: Distribution.of(p, t, LOW, HIGH),
     RadialProfile: RadialProfile.of,
+    Rain: lambda p, t: Rain.of(p, t, (220.0, 235.0, 270.0)),
     Ensemble: lambda p, t: Ensemble.of(torch.stack([p, p, p]), t),
 }
 ALL = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

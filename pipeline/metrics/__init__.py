@@ -4,13 +4,14 @@ Pixels missing (NaN) in the truth do not count; a prediction that is NaN where t
 an error. What is undefined is NaN, not 0.
 """
 
-from pipeline.metrics.about import ABOUT, About, peak, units
+from pipeline.metrics.about import ABOUT, About, peak, span, units
 from pipeline.metrics.base import Sums
 from pipeline.metrics.clouds import ColdClouds
 from pipeline.metrics.distribution import PROBABILITIES, Distribution, matched_by_date
 from pipeline.metrics.ensembles import Ensemble
 from pipeline.metrics.errors import Errors
 from pipeline.metrics.radial import RadialProfile
+from pipeline.metrics.rain import Rain, thresholds
 from pipeline.metrics.spectra import Spectra, power
 from pipeline.metrics.temporal import Motion, Variability, filled, flow
 from pipeline.metrics.verification import Contingency, FractionsSkill, boxes
@@ -27,6 +28,7 @@ __all__ = [
     "FractionsSkill",
     "Motion",
     "RadialProfile",
+    "Rain",
     "Spectra",
     "Sums",
     "Variability",
@@ -36,5 +38,7 @@ __all__ = [
     "matched_by_date",
     "peak",
     "power",
+    "span",
+    "thresholds",
     "units",
 ]

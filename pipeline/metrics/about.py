@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pipeline.errors import UserError
 from pipeline.metrics.clouds import THRESHOLDS
 from pipeline.metrics.distribution import SCORED
+from pipeline.metrics.rain import INTENSITIES
 
 
 class About(NamedTuple):
@@ -43,6 +44,12 @@ ABOUT: dict[str, About] = {
     "hss": About("Heidke skill score", "1", "higher"),
     "fss": About("fractions skill score", "1", "higher"),
     "fss_220": About("fractions skill score of cloud below 220 K", "1", "higher"),
+    "wet_area_error": About("error of the wet area", "%", "lower"),
+    "wet_area_bias": About("bias of the wet area", "%", "zero"),
+    **{
+        f"csi_{i}": About(f"critical success index of {i} rain", "1", "higher") for i in INTENSITIES
+    },
+    **{f"fss_{i}": About(f"fractions skill score of {i} rain", "1", "higher") for i in INTENSITIES},
     **{f"quantile_error_{p}": About(f"error of the quantile of {p}", "K", "zero") for p in SCORED},
     "radial_profile_error": About("error of the mean radial profile", "K", "lower"),
     "crps": About("continuous ranked probability score", "K", "lower"),
@@ -54,16 +61,25 @@ ERRORS = ("rmse", "mae", "bias", "psnr", "ssim")
 
 
 def peak(channels: Sequence[Mapping[str, Any]]) -> float:
-    """The range R of PSNR and SSIM: the channels' valid range, physical units.
+    """The range R of PSNR and SSIM, physical units: see `span`.
 
-    channels: as a store describes them. Raises UserError where one score cannot serve them all.
+    channels: as a store or a checkpoint describes them. Raises UserError where one score cannot
+    serve them all.
     """
-    kinds = {(c["units"], c["valid_min"], c["valid_max"]) for c in channels}
+    kinds = {(c["units"], *span(c)) for c in channels}
     if len(kinds) > 1:
         told = ", ".join(f"{c['name']} in {c['units']}" for c in channels)
         raise UserError(f"one score cannot serve channels of several units or ranges: {told}")
     ((_, low, high),) = kinds
     return float(high - low)
+
+
+def span(channel: Mapping[str, Any]) -> tuple[float, float]:
+    """From the valid minimum to the training tracks' maximum if that is known (rain), else valid.
+
+    Of a range made for the worst storm on earth any day's rain is next to nothing.
+    """
+    return channel["valid_min"], channel.get("observed_max", channel["valid_max"])
 
 
 def units(physical: str, scores: Iterable[str] = ERRORS, length: str = "km") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from pipeline.metrics.base import Sums, array, seen_in, setting
 
-SCORED = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)  # probabilities
+SCORED = (0.001, 0.01, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999)  # probabilities
+TINY = 1e-300  # of what no logarithm is wanted of
 TAIL = 10.0 ** -np.linspace(4, 1, 13)  # 0.0001 ... 0.1, evenly in the logarithm
 PROBABILITIES = np.concatenate([TAIL, np.linspace(0.15, 0.85, 15), 1 - TAIL[::-1]])
 
@@ -24,10 +26,18 @@ class Distribution(Sums):
     truth: np.ndarray | None = None
     low: float | None = setting()  # physical units: the first bin's lower edge
     high: float | None = setting()  # the last one's upper edge
+    first: float | None = setting()  # the first bin's upper edge, the others' growing evenly in
+    # the logarithm, as suits rain; None: all bins are as wide
 
     @classmethod
     def of(
-        cls, prediction: Tensor, truth: Tensor, low: float, high: float, bins: int = 1800
+        cls,
+        prediction: Tensor,
+        truth: Tensor,
+        low: float,
+        high: float,
+        bins: int = 1800,
+        first: float | None = None,
     ) -> Distribution:
         """Both of one shape, physical units. Raises as Errors.of does.
 
@@ -36,9 +46,14 @@ class Distribution(Sums):
         seen = seen_in(prediction, truth)
         counts = []
         for field in (prediction, truth):
-            place = (field[seen].double() - low) * (bins / (high - low))
+            values = field[seen].double() - low
+            if first is None:
+                place = values * (bins / (high - low))
+            else:
+                growth = (bins - 1) / math.log((high - low) / (first - low))
+                place = 1 + (values / (first - low)).clamp(min=TINY).log() * growth
             counts.append(array(torch.bincount(place.clamp(0, bins - 1).long(), minlength=bins)))
-        return cls(counts[0], counts[1], low, high)
+        return cls(counts[0], counts[1], low, high, first)
 
     def scores(self) -> dict[str, float]:
         """quantile_error_0.001 ... _0.999: prediction's quantile minus truth's, physical units."""
@@ -51,12 +66,22 @@ class Distribution(Sums):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Truth's and prediction's, physical units; linear within a bin, NaN of no pixels."""
         asked = np.asarray(probabilities, dtype=np.float64)
-        low, high = self.low or 0.0, self.high or 0.0
-        return quantiles(self.truth, low, high, asked), quantiles(self.prediction, low, high, asked)
+        edges = self.edges()
+        return quantiles(self.truth, edges, asked), quantiles(self.prediction, edges, asked)
+
+    def edges(self) -> np.ndarray:
+        """Of the bins, (bins + 1,), physical units; empty where nothing was counted."""
+        if self.truth is None or self.low is None or self.high is None:
+            return np.empty(0)
+        bins = len(self.truth)
+        if self.first is None:
+            return np.linspace(self.low, self.high, bins + 1)
+        above = np.geomspace(self.first - self.low, self.high - self.low, bins)
+        return self.low + np.concatenate([[0.0], above])
 
 
-def quantiles(counts: np.ndarray | None, low: float, high: float, asked: np.ndarray) -> np.ndarray:
-    """Of a histogram between low and high, at probabilities of 0 to 1."""
+def quantiles(counts: np.ndarray | None, edges: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Of a histogram between these edges, at probabilities of 0 to 1."""
     if counts is None or not counts.any():
         return np.full(asked.shape, np.nan)
     full = np.flatnonzero(counts)
@@ -64,7 +89,8 @@ def quantiles(counts: np.ndarray | None, low: float, high: float, asked: np.ndar
     wanted = asked * upto[-1]
     place = np.searchsorted(upto, wanted).clip(max=len(full) - 1)
     inside = 1 - (upto[place] - wanted) / counts[full[place]]
-    return low + (full[place] + inside) * ((high - low) / len(counts))
+    low, high = edges[full[place]], edges[full[place] + 1]
+    return low + inside * (high - low)
 
 
 def matched_by_date(

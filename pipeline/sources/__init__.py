@@ -1,7 +1,7 @@
 """What a source is: raw files as released, seen as tracks of frames still to be read.
 
-One module per raw format; each offers `recognises(path)`, `scan(path)` and `read_frame(frame)`.
-Scanning looks at names and tables only, so that a release of 190,000 files is known in seconds;
+One module per raw format; each offers `recognises(path)`, `scan(path, options)` and
+`read_frame(frame)`. Scanning looks at names, tables and headers only, so that a release of 190,000 files is known in seconds;
 pixels are read later, frame by frame, in whichever process converts the track.
 """
 
@@ -15,9 +15,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
+from pipeline.sources.grids import Grid
+from pipeline.sources.options import NONE, WORDS, Options
 
-FORMATS = ("digital_typhoon",)  # tried in this order
+FORMATS = ("digital_typhoon", "netcdf", "png")  # tried in this order
 
 
 class FrameError(UserError):
@@ -43,6 +45,7 @@ class RawFrame:
     time: np.datetime64  # UTC, whole seconds
     paths: tuple[Path, ...]  # one file per channel
     satellite: str = ""
+    part: Any = None  # where in the files, for a format that keeps many frames in one
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class RawTrack:
     attrs: dict[str, str | int | float] = field(default_factory=dict)
     unmatched_frames: int = 0  # frames that the source's tables do not know
     unmatched_rows: int = 0  # rows of those tables that no frame belongs to
+    grid: Grid | None = None  # the place of every pixel, where it is one for all frames
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,17 @@ class Release:
     channels: tuple[Channel, ...]
     tracks: tuple[RawTrack, ...]  # ordered by id
     problems: tuple[str, ...] = ()  # one sentence for each input that was left out
+    notes: tuple[str, ...] = ()  # what was done to the values, for people
+    max_missing: float | None = None  # fraction; None: as ConvertSettings has it
 
 
 class Format(Protocol):
     """What every module in FORMATS offers."""
 
+    OPTIONS: frozenset[str]  # those of Options that it understands
+
     def recognises(self, path: Path) -> bool: ...
-    def scan(self, path: Path) -> Release: ...
+    def scan(self, path: Path, options: Options) -> Release: ...
     def frame_shape(self, frame: RawFrame) -> tuple[int, int, int]: ...  # (C, H, W), pixels unread
 
     # (C, H, W) float32, physical units; direct=False: by the format's own library alone, slower;
@@ -119,16 +127,20 @@ def format_of(path: Path) -> str | None:
     return next((name for name in FORMATS if find(name).recognises(path)), None)
 
 
-def scan(path: Path) -> Release:
-    """Look through a folder or file of raw data, whatever its format.
+def scan(path: Path, options: Options = NONE) -> Release:
+    """Look through a folder or file of raw data, or a JSON list of files, whatever their format.
 
-    Raises UserError when there is nothing there that any format recognises.
+    Raises UserError when there is nothing there that any format recognises, UsageError for options
+    that its format knows nothing of.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; expected a tree of raw frames")
     if name := format_of(path):
-        return find(name).scan(path)
+        source = find(name)
+        if unknown := [WORDS[o] for o in options.given() if o not in source.OPTIONS]:
+            raise UsageError(f"{path}: is read as {name}, which has no {' and no '.join(unknown)}")
+        return source.scan(path, options)
     raise UserError(
         f"{path}: no raw frames found; expected H5 files named like 2021071900-202107-HMW8-1.h5 "
-        "in it or in its image/ folder"
+        "in it or in its image/ folder, NetCDF files, or folders of frame_001.png"
     )

@@ -8,7 +8,6 @@ RawFrame.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,8 +24,12 @@ from pipeline.sources import (
     RawTrack,
     Release,
     Variable,
+    filelist,
     hdf5_image,
 )
+from pipeline.sources.options import NONE, Options
+
+OPTIONS: frozenset[str] = frozenset()
 
 FILE_NAME = re.compile(r"((?:19|20)\d{8})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5", re.ASCII)
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
@@ -94,24 +97,20 @@ def recognises(path: Path) -> bool:
 
 
 def h5_files(path: Path) -> Iterator[Path]:
-    """Every .h5 file at or below path (below path/image where that exists), in no fixed order."""
-    if path.is_file():
+    """Every .h5 file at or below path (below path/image where that exists), in no fixed order.
+
+    Of a JSON list, those that it names.
+    """
+    if filelist.is_list(path):
+        yield from (file for file in filelist.listed(path) if file.name.endswith(".h5"))
+    elif path.is_file():
         yield path
-        return
-    root = path / "image" if (path / "image").is_dir() else path
-    walked = set()
-    for folder, inside, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in walked:  # a link that leads back
-            inside.clear()
-            continue
-        walked.add(real)
-        for name in names:
-            if name.endswith(".h5") and not name.startswith("."):  # ._x.h5: left by macOS
-                yield Path(folder, name)
+    else:
+        root = path / "image" if (path / "image").is_dir() else path
+        yield from (file for file in filelist.below(root, (".h5",)) if file.name.endswith(".h5"))
 
 
-def scan(path: Path) -> Release:
+def scan(path: Path, _: Options = NONE) -> Release:
     """Group the files at or below `path` into tracks and join the best track.
 
     Raises UserError when no file name is understood or two files claim one hour of one typhoon.
