@@ -144,6 +144,13 @@ def evaluate(
     )
 
 
+def truth_of(trained: Checkpoint, opened: store.Store) -> str:
+    """Native or interpolated: by the task, or already by the conversion, onto a finer grid."""
+    native, side = (opened.attrs.get(key) for key in ("native_grid_degrees", "grid_degrees"))
+    finer = native and side and side < 0.999 * native
+    return "interpolated" if finer else trained.settings.task.truth
+
+
 def yardstick_of(
     trained: Checkpoint, opened: store.Store, tracks: Iterable[store.Track]
 ) -> Yardstick:
@@ -176,7 +183,7 @@ def about(trained: Checkpoint, which: str, opened: store.Store) -> dict[str, obj
         "epoch": trained.training["position"]["epoch"],
         "factor": trained.settings.task.factor,
         "coarsening": trained.settings.task.coarsening,
-        "truth": trained.settings.task.truth,
+        "truth": truth_of(trained, opened),
         "conserve_mass": trained.settings.task.conserve_mass,
         "store": str(opened.path),
         "manifest_hash": opened.manifest_hash,

@@ -15,7 +15,6 @@ from pipeline.scorecard import TRUTH
 from pipeline.store import Track
 from pipeline.tasks import SuperResolution
 
-AXES = ("latitude", "longitude")
 LOOKED_AT = 256  # frames, evenly spread, to find the wettest and the driest place
 # of a quantile-quantile plot: the upper half, evenly in the logarithm of what lies above
 PROBABILITIES = 1 - np.geomspace(0.5, 1e-4, 40)
@@ -40,7 +39,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Places:
     """Where the pixels of the truth lie."""
 
     shape: tuple[int, int]  # (H, W)
@@ -57,7 +56,7 @@ class Grid:
             float(self.longitude[column]) if known else None,  # type: ignore[index]
         )
 
-    def same(self, other: Grid) -> bool:
+    def same(self, other: Places) -> bool:
         axes = zip(self.axes, other.axes, strict=True)
         return self.shape == other.shape and all(
             a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in axes
@@ -99,27 +98,16 @@ class Grid:
         return self.site(wish, row, column)
 
 
-def grid_of(track: Track, task: SuperResolution) -> Grid:
+def places_of(track: Track, task: SuperResolution) -> Places:
     """Where the pixels of the truth lie that the task makes of a track's frames."""
-    _, H, W = track.shape
+    (_, H, W), given = track.shape, track.grid
     f, finer = task.settings.factor, task.settings.truth == "interpolated"
     shape = (H * f, W * f) if finer else (H // f * f, W // f * f)
-    latitude, longitude = (axis_of(track, n, size) for n, size in zip(AXES, (H, W), strict=True))
-    if latitude is None or longitude is None:
-        return Grid(shape, None, None)
-    if not finer:
-        return Grid(shape, latitude[: shape[0]], longitude[: shape[1]])
-    if axes.side(latitude) is None or axes.side(longitude) is None:
-        return Grid(shape, None, None)
-    return Grid(shape, axes.finer(latitude, f), axes.finer(longitude, f))
-
-
-def axis_of(track: Track, name: str, length: int) -> np.ndarray | None:
-    """The track's latitudes or longitudes, where each row or column has one."""
-    if not track.has(name) or track.metadata(name)["dimension_names"] == ["time"]:
-        return None  # a storm's, which moves
-    values = track.values(name)
-    return values if values.shape == (length,) else None
+    if given is None or given.projected or (finer and not np.isfinite(given.sides).all()):
+        return Places(shape, None, None)
+    if finer:
+        return Places(shape, axes.finer(given.y, f), axes.finer(given.x, f))
+    return Places(shape, given.y[: shape[0]], given.x[: shape[1]])
 
 
 def chosen(
@@ -131,28 +119,28 @@ def chosen(
 
     Only the first channel counts. None where the tracks do not share one grid.
     """
-    grid = grid_of(tracks[0], task)
-    if any(not grid.same(grid_of(track, task)) for track in tracks[1:]):
+    places = places_of(tracks[0], task)
+    if any(not places.same(places_of(track, task)) for track in tracks[1:]):
         if wishes:
             raise UserError("sites can be followed only where all tracks are of one grid")
         return []
     if wishes:
-        return [grid.nearest(wish) for wish in wishes]
+        return [places.nearest(wish) for wish in wishes]
     frames = [(track, int(n)) for track in tracks for n in track.windows(1)]
     some = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, LOOKED_AT).astype(int))]
-    total, seen = np.zeros(grid.shape), np.zeros(grid.shape)
+    total, seen = np.zeros(places.shape), np.zeros(places.shape)
     for track, number in some:
         _, truth = task.split(torch.from_numpy(track.checked(number, 1))[None])
         found = truth[0, 0, 0].numpy()
         total += np.nan_to_num(found)
         seen += ~np.isnan(found)
-    mean = np.divide(total, seen, out=np.full(grid.shape, np.nan), where=seen > 0).ravel()
+    mean = np.divide(total, seen, out=np.full(places.shape, np.nan), where=seen > 0).ravel()
     order = np.argsort(mean, kind="stable")[: int((seen > 0).sum())]  # NaN comes last
     if not len(order):
         return []
     picked = {"wettest": order[-1], "median": order[len(order) // 2], "driest": order[0]}
     return [
-        grid.site(name, *(int(i) for i in np.unravel_index(place, grid.shape)))
+        places.site(name, *(int(i) for i in np.unravel_index(place, places.shape)))
         for name, place in picked.items()
     ]
 

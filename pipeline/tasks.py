@@ -24,8 +24,8 @@ Truth = Literal["native", "interpolated"]
 Conservation = Literal["none", "additive", "multiplicative"]
 MEANS = "bicubic_means"  # the baseline whose block means are x
 INTERPOLATED = (
-    "interpolated truth: y was made of x by bilinear interpolation, so bilinear is without error "
-    "and no score says anything about real detail"
+    "interpolated truth: nothing in it is finer than what it was made of, so that no score says "
+    "anything about real detail"
 )
 
 

@@ -11,32 +11,21 @@ import pytest
 from pipeline import axes, site_plots, sites, tasks
 from pipeline.errors import UsageError, UserError
 from pipeline.scorecard import TRUTH
-from pipeline.sites import Grid, Series, Site
+from pipeline.sites import Places, Series, Site
+from pipeline.sources.grids import Grid
 from pipeline.tasks import TaskSettings
 
-GRID = Grid((4, 5), np.array([52.0, 51.5, 51.0, 50.5]), np.array([7.0, 7.5, 8.0, 8.5, 9.0]))
+GRID = Places((4, 5), np.array([52.0, 51.5, 51.0, 50.5]), np.array([7.0, 7.5, 8.0, 8.5, 9.0]))
 
 
 class Field:
     """What sites ask of a store's track."""
 
-    def __init__(self, frames: np.ndarray, latitude: np.ndarray | None = None) -> None:
+    def __init__(self, frames: np.ndarray, north: float = 52) -> None:
         self.frames = frames  # (T, H, W)
         self.shape = (1, *frames.shape[1:])
         H, W = frames.shape[1:]
-        self.axes = {
-            "latitude": 52 - 0.5 * np.arange(H) if latitude is None else latitude,
-            "longitude": 7 + 0.5 * np.arange(W),
-        }
-
-    def has(self, name: str) -> bool:
-        return name in self.axes
-
-    def metadata(self, name: str) -> dict:
-        return {"dimension_names": [name]}
-
-    def values(self, name: str) -> np.ndarray:
-        return self.axes[name]
+        self.grid: Grid | None = Grid(north - 0.5 * np.arange(H), 7 + 0.5 * np.arange(W))
 
     def windows(self, length: int) -> np.ndarray:
         return np.arange(len(self.frames))
@@ -96,25 +85,25 @@ def test_a_site_that_is_none(wish, error, said):
 
 def test_places_need_latitudes():
     with pytest.raises(UserError, match="this store has no latitudes; give @row,column"):
-        Grid((4, 5), None, None).nearest("51,8")
+        Places((4, 5), None, None).nearest("51,8")
     storm = Field(gradient())
-    storm.axes["latitude"] = np.arange(6.0)  # one per frame, not per row
-    assert sites.grid_of(storm, task()).latitude is None
+    storm.grid = None
+    assert sites.places_of(storm, task()).latitude is None
     assert sites.chosen([storm], task())[0].latitude is None
 
 
 def test_tracks_of_several_grids_have_no_common_sites():
-    both = [Field(gradient()), Field(gradient(), latitude=40 - 0.5 * np.arange(5))]
+    both = [Field(gradient()), Field(gradient(), north=40)]
     assert sites.chosen(both, task()) == []
     with pytest.raises(UserError, match="only where all tracks are of one grid"):
         sites.chosen(both, task(), ["@0,0"])
 
 
 def test_of_interpolated_truth_sites_lie_on_the_finer_grid():
-    grid = sites.grid_of(Field(gradient()), task(truth="interpolated"))
-    assert grid.shape == (10, 14)
-    np.testing.assert_allclose(grid.latitude[:4], [52.125, 51.875, 51.625, 51.375])
-    np.testing.assert_allclose(grid.longitude[-2:], [9.875, 10.125])
+    found = sites.places_of(Field(gradient()), task(truth="interpolated"))
+    assert found.shape == (10, 14)
+    np.testing.assert_allclose(found.latitude[:4], [52.125, 51.875, 51.625, 51.375])
+    np.testing.assert_allclose(found.longitude[-2:], [9.875, 10.125])
 
 
 def test_a_finer_axis_cuts_every_cell_into_equal_parts():
@@ -164,7 +153,7 @@ def test_missing_dates_are_left_out_of_both_and_a_constant_has_no_correlation():
 def test_the_picture_shows_every_site(tmp_path):
     made = [
         Series(
-            Site(name, 0, 0, 50.0, 8.0), values(), {"model": values(), "bicubic": values(400, 1)}
+            Site(name, 0, 0, 50.0, 8.0), values(), {"model": values(), "bicubic": values(seed=1)}
         )
         for name in ("wettest", "driest")
     ]

@@ -1,8 +1,9 @@
 """What a source is: raw files as released, seen as tracks of frames still to be read.
 
 One module per raw format; each offers `recognises(path)`, `scan(path, options)` and
-`read_frame(frame)`. Scanning looks at names, tables and headers only, so that a release of 190,000 files is known in seconds;
-pixels are read later, frame by frame, in whichever process converts the track.
+`read_frame(frame)`. Scanning looks at names, tables and headers only, so that a release of 190,000
+files is known in seconds; pixels are read later, frame by frame, in whichever process converts the
+track.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files a source consists of: one file, all below a folder, or those that a JSON list names."""
+"""The files of a source: one, all below a folder, or those that a JSON list names."""
 
 from __future__ import annotations
 

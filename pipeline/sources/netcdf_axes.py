@@ -1,0 +1,214 @@
+"""What the dimensions of a NetCDF variable are: time, level, latitude, longitude, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from pipeline.errors import UserError
+from pipeline.sources import grids, netcdf_file, stretches
+from pipeline.sources.grids import Cut, Grid
+from pipeline.sources.netcdf_file import File
+from pipeline.sources.options import Options
+
+LATITUDES = ("latitude", "lat")
+LONGITUDES = ("longitude", "lon")
+LEVELS = ("level", "lev", "plev", "pressure_level", "pressure", "isobaricinhpa")
+HECTOPASCAL = {"hpa": 1.0, "mb": 1.0, "mbar": 1.0, "millibar": 1.0, "millibars": 1.0, "pa": 0.01}
+KILOMETRES = {"km": 1.0, "m": 0.001}
+PROJECTION = ("projection_y_coordinate", "projection_x_coordinate")
+MARGIN = 1  # cells around a box that bilinear interpolation looks at
+LEVEL_DIGITS = 3  # 92500.001 Pa is 925 hPa
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The dimensions of one variable, by what they are."""
+
+    name: str
+    dims: tuple[str, ...]  # as the file calls them
+    kinds: tuple[str, ...]  # time, expver, level, y, x; one: of length 1 and no matter
+    projected: bool
+
+    @classmethod
+    def of(cls, file: File, name: str) -> Axes:
+        """Raises UserError for a variable that is not a field on a regular grid."""
+        variable = file.dataset.variables[name]
+        kinds = []
+        for dim, length in zip(variable.dims, variable.shape, strict=True):
+            kind = kind_of(file.dataset, str(dim))
+            if not kind and length == 1:
+                kind = "one"
+            if not kind:
+                told = (
+                    no_grid(file)
+                    if not horizontal(file.dataset, variable)
+                    else (
+                        f"has the dimension {dim!r} of {length}, which is neither time, level, "
+                        "latitude nor longitude; choose one of them first, as with ncks -d"
+                    )
+                )
+                raise UserError(f"{file.where}: {name} {told}")
+            kinds.append(kind)
+        if not {"y", "x"} <= set(kinds):
+            raise UserError(f"{file.where}: {name} {no_grid(file)}")
+        if len(set(kinds) - {"one"}) < len([k for k in kinds if k != "one"]):
+            raise UserError(f"{file.where}: {name} has two dimensions of one kind: {variable.dims}")
+        if variable.dtype.kind not in "iuf":
+            raise UserError(f"{file.where}: {name} is {variable.dtype}; expected numbers")
+        y = str(variable.dims[kinds.index("y")])
+        projected = file.dataset.variables[y].attrs.get("standard_name") == PROJECTION[0]
+        return cls(name, tuple(map(str, variable.dims)), tuple(kinds), projected)
+
+    def dim(self, kind: str) -> str | None:
+        return self.dims[self.kinds.index(kind)] if kind in self.kinds else None
+
+    def cut(self, file: File, options: Options) -> Cut:
+        """The box of the grid that is read. Raises UserError."""
+        y, x = (coordinate(file, str(self.dim(kind))) for kind in "yx")
+        for values in (y, x):
+            if not np.isfinite(values).all() or len(values) > netcdf_file.LARGEST_SIDE:
+                raise UserError(
+                    f"{file.where}: its grid has {len(values)} cells, or NaN among them"
+                )
+        if self.projected:
+            return self.cut_projected(file, y, x, options)
+        margin = MARGIN if options.resolution and options.region else 0
+        try:
+            return grids.cut(y, x, options.region, margin)
+        except ValueError as error:
+            raise UserError(f"{file.where}: {error}") from None
+
+    def cut_projected(self, file: File, y: np.ndarray, x: np.ndarray, options: Options) -> Cut:
+        if options.region:
+            raise UserError(f"{file.where}: lies on a map projection, so no --region in degrees")
+        units = str(file.dataset.variables[str(self.dim("y"))].attrs.get("units", ""))
+        if units not in KILOMETRES:
+            raise UserError(f"{file.where}: its grid is in {units!r}; expected degrees, km or m")
+        rows = np.arange(len(y)) if y[0] > y[-1] else np.arange(len(y))[::-1]
+        columns = np.arange(len(x)) if x[0] < x[-1] else np.arange(len(x))[::-1]
+        grid = Grid(y[rows] * KILOMETRES[units], x[columns] * KILOMETRES[units], projected=True)
+        if not all(side > 0 for side in grid.sides):
+            raise UserError(f"{file.where}: the cells of its grid are not of one size")
+        return Cut(rows, columns, grid, grid)
+
+    def levels(
+        self, file: File, wanted: tuple[float, ...]
+    ) -> tuple[tuple[float, ...], np.ndarray | None]:
+        """hPa and numbers of the levels that are read. Raises UserError for one that is not there.
+
+        Without any wanted: all of them, as the file has them.
+        """
+        dim = self.dim("level")
+        if dim is None:
+            return (), None
+        about = file.dataset.variables[dim].attrs
+        factor = HECTOPASCAL.get(str(about.get("units", "hPa")).strip().lower(), 1.0)
+        have = [round(float(v) * factor, LEVEL_DIGITS) for v in netcdf_file.whole(file, dim)]
+        if absent := [level for level in wanted if level not in have]:
+            raise UserError(
+                f"{file.where}: {self.name} has no level of {numbers(absent)} hPa; it has "
+                f"{numbers(sorted(have, reverse=True))}: choose with --levels those that every "
+                "variable has"
+            )
+        chosen = wanted or tuple(have)
+        return tuple(chosen), np.array([have.index(level) for level in chosen])
+
+    def times(self, file: File) -> np.ndarray:
+        """(n,) int64 seconds; empty where the file does not say. Raises UserError."""
+        dim = self.dim("time")
+        dataset = file.dataset
+        holders = [
+            str(name)
+            for name, variable in dataset.variables.items()
+            if variable.dims == ((dim,) if dim else ()) and " since " in units_of(variable)
+        ]
+        names = [n for n in holders if n == "valid_time"] + [n for n in holders if n == dim]
+        names += [n for n in holders if dataset.variables[n].attrs.get("standard_name") == "time"]
+        names += [n for n in holders if n == "time"]
+        if not names and dim is None:
+            return np.empty(0, np.int64)
+        if not names:
+            raise UserError(
+                f"{file.where}: {self.name} has a dimension {dim!r} that bears no times"
+            )
+        try:
+            values = np.atleast_1d(netcdf_file.whole(file, names[0]))
+            return stretches.times(values, dataset.variables[names[0]].attrs)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{file.where}: {error}") from None
+
+
+def kind_of(dataset: xr.Dataset, dim: str) -> str:
+    """What a dimension is, by its coordinate: time, expver, level, y, x, or "" for none of them."""
+    if dim == "expver":
+        return "expver"
+    variable = dataset.variables.get(dim)
+    if variable is None:
+        others = [v for v in dataset.variables.values() if v.dims == (dim,)]
+        return "time" if any(" since " in units_of(v) for v in others) else ""
+    units, name = units_of(variable), str(variable.attrs.get("standard_name", "")).lower()
+    if name == "latitude" or dim.lower() in LATITUDES or units.startswith("degrees_north"):
+        return "y"
+    if name == "longitude" or dim.lower() in LONGITUDES or units.startswith("degrees_east"):
+        return "x"
+    if name in PROJECTION:
+        return "yx"[PROJECTION.index(name)]
+    if " since " in units:
+        return "time"
+    if dim.lower() in LEVELS or name == "air_pressure" or units.lower() in HECTOPASCAL:
+        return "level"
+    return ""
+
+
+def units_of(variable: xr.Variable) -> str:
+    return f"{variable.attrs.get('units', '')}"
+
+
+def horizontal(dataset: xr.Dataset, variable: xr.Variable) -> bool:
+    return {"y", "x"} <= {kind_of(dataset, str(dim)) for dim in variable.dims}
+
+
+def gridded(file: File) -> list[str]:
+    """The variables that are fields on a grid."""
+    names = []
+    for name, variable in file.dataset.variables.items():
+        bounds = str(name).endswith(("_bnds", "_bounds"))
+        if variable.dtype.kind in "iuf" and not bounds and horizontal(file.dataset, variable):
+            names.append(str(name))
+    return names
+
+
+def no_grid(file: File) -> str:
+    """Why there is no field in a file, for a sentence."""
+    for name, variable in file.dataset.variables.items():
+        about = f"{variable.attrs.get('standard_name', '')} {units_of(variable)}".lower()
+        if variable.ndim > 1 and "degree" in about and "lat" in f"{name} {about}".lower():
+            return (
+                f"lies on a grid whose latitudes ({name}) are 2-D; expected 1-D ones: regrid it "
+                "first, as with `cdo remapbil,GRID`"
+            )
+    have = listed([str(name) for name in file.dataset.variables], 8) or "no variable"
+    told = next(
+        (f"; {name!r} {why}" for name, why in file.unfit.items() if "numbers" not in why), ""
+    )
+    return f"has no field with a latitude and a longitude; it holds {have}{told}"
+
+
+def coordinate(file: File, dim: str) -> np.ndarray:
+    """(n,) float64 of a dimension's coordinate."""
+    return netcdf_file.whole(file, dim).astype(np.float64)
+
+
+def numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def listed(words: Sequence[str], most: int) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
