@@ -428,8 +428,8 @@ def evaluate(
     if len(scores.tracks) > 1:
         console.print(track_table(scores.tracks, scores.units))
     console.print(method_table(scores.rows, scores.units))
-    if scores.differences:
-        told = beside(scores.differences["model"]["rmse"], scores.units["rmse"])
+    if differences := scores.differences("model", scores.baseline):
+        told = beside(differences["rmse"], scores.units["rmse"])
         console.print(f"Model minus {scores.baseline}: RMSE {told}")
     else:
         console.print("One track: how far another might score otherwise cannot be said")

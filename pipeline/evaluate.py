@@ -15,16 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import (
-    checkpoint,
-    inputs,
-    manifest,
-    raw_tree,
-    resampling,
-    score_files,
-    store,
-    workers,
-)
+from pipeline import checkpoint, inputs, manifest, raw_tree, resampling, score_files, store, workers
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError

@@ -13,19 +13,14 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from pipeline import (
-    atomic,
-    doctor,
-    inspection_page,
-    inspection_screen,
-    inventory,
-    raw_file,
-    sources,
-)
+from pipeline import atomic, sources
 from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings
+from pipeline.inspecting import doctor, inventory, raw_file
+from pipeline.inspecting import page as inspection_page
+from pipeline.inspecting import screen as inspection_screen
+from pipeline.inspecting.thumbnails import Thumbnail
 from pipeline.pictures import Palette
-from pipeline.thumbnails import Thumbnail
 
 EXPECTED = (
     "expected an H5 file, a raw tree (a folder of files named like 2021071900-202107-HMW8-1.h5, "

@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 
 import cli
 from pipeline import convert as converting
-from pipeline import inspection, timeline
+from pipeline import inspection
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
+from pipeline.inspecting import timeline
 from pipeline.sources.synthetic import demo_storms, write_tree
 
 DATA = Path(os.environ.get("EDDY_DATA", Path(__file__).parents[2] / "shared/data/WP"))
@@ -260,7 +261,7 @@ def test_of_many_tracks_those_with_faults_are_shown(tmp_path):
     tracks = {f"2021{n:02d}": track for n in range(60)}
     tracks["202159"] = {**track, "flagged": 1}
     console = Console(width=200, file=(tmp_path / "screen").open("w"))
-    from pipeline import track_table
+    from pipeline.inspecting import track_table
 
     for part in track_table.table_of(tracks, track_table.TREE, console):
         console.print(part)

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 if __name__ == "__main__":  # a process of its own, which damage may end
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline import inspection, raw_file, thumbnails
+from pipeline import inspection
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
+from pipeline.inspecting import raw_file, thumbnails
 from pipeline.pictures import look
 from pipeline.sources.digital_typhoon import INFRARED
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import inspection_words as words
-from pipeline import software, timeline
+from pipeline import software
+from pipeline.inspecting import timeline, words
+from pipeline.inspecting.thumbnails import Thumbnail, gradient, inline
 from pipeline.pictures import Look, Palette, look
-from pipeline.thumbnails import Thumbnail, gradient, inline
 
 COLOURS = {
     timeline.SOUND: "#2b7a78",

@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import inspection_words as words
-from pipeline.inspection_words import NOT_KNOWN, Facts
+from pipeline.inspecting import words
+from pipeline.inspecting.words import NOT_KNOWN, Facts
 
 MANY = 30  # tracks of a table; --json and --html have them all
 

@@ -8,11 +8,18 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import inspection_words as words
-from pipeline.inspection_words import Facts
+from pipeline.inspecting import words
+from pipeline.inspecting.thumbnails import (
+    HALF_BLOCK,
+    MISSING_HERE,
+    NO_VALUE,
+    RAMP,
+    Thumbnail,
+    in_terminal,
+)
+from pipeline.inspecting.track_table import MANY, STORE, TREE, TREE_QUICK, prose, table_of
+from pipeline.inspecting.words import Facts
 from pipeline.pictures import Palette, look
-from pipeline.thumbnails import HALF_BLOCK, MISSING_HERE, NO_VALUE, RAMP, Thumbnail, in_terminal
-from pipeline.track_table import MANY, STORE, TREE, TREE_QUICK, prose, table_of
 
 
 def of(

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import ingest, quality, sources, timeline
+from pipeline import ingest, quality, sources
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
+from pipeline.inspecting import timeline
+from pipeline.inspecting.thumbnails import Thumbnail
 from pipeline.sources import FrameError, RawFrame, Variable, census, digital_typhoon, hdf5_listing
-from pipeline.thumbnails import Thumbnail
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CHANNELS = {"1": digital_typhoon.INFRARED}  # the number in a file's name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import timeline
+from pipeline.inspecting import timeline
 
 NOT_KNOWN = "?"
 LONGEST = 60  # characters of an attribute or a name

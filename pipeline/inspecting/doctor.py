@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import ingest, quality, sources, store, timeline
+from pipeline import ingest, quality, sources, store
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings, Job
+from pipeline.inspecting import timeline
+from pipeline.inspecting.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
 from pipeline.progress import progress
 from pipeline.quality import Sums
 from pipeline.sources import FrameError, RawTrack, Release, census
-from pipeline.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
 from pipeline.workers import for_each
 
 FEW = 1000  # frames that one process has read before others have started

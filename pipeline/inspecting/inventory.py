@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import provenance, store, timeline, windows
+from pipeline import provenance, store, windows
 from pipeline.errors import UserError
+from pipeline.inspecting import timeline
+from pipeline.inspecting.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
 from pipeline.progress import progress
 from pipeline.quality import Sums
 from pipeline.store import BLANK, TOO_MANY_MISSING, Store, Track
-from pipeline.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
 
 ABOUT = (
     "format_version",
