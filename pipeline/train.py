@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 import models
 from models import Model
-from pipeline import atomic, checkpoint, manifest, metrics, raw_tree, scaling, tasks
+from pipeline import atomic, checkpoint, familiarity, manifest, metrics, raw_tree, scaling, tasks
 from pipeline import settings as run_settings
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.engine import Average, make_fabric, random_state, set_random_state
@@ -197,6 +197,7 @@ class Trainer:
                     for key in ("title", "license", "attribution", "projection", "pixel_km")
                     if key in opened.attrs
                 },
+                seen=familiarity.seen(train_tracks, split.statistics),
             ),
             loader=loader,
             validation=fixed_crops(

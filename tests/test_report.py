@@ -242,8 +242,11 @@ def test_what_is_equal_as_far_as_shown_is_not_called_smaller(scores: dict[str, A
     for rows in (told, *told["tracks"].values()):
         rows["bicubic_means"]["rmse"] = rows["model"]["rmse"] = 2.8511
         rows["model"]["rmse"] -= 1e-5
+    told["intervals"]["model_minus"]["bicubic_means"]["rmse"] = [-1e-5, -2e-5, -1e-6]
     found = verdict(material(told), "bicubic_means")
     assert found["head"] == "Against bicubic_means: the same error"
+    told["intervals"]["model_minus"]["bicubic_means"]["rmse"] = None
+    found = verdict(material(told), "bicubic_means")
     assert "Smaller on 0 of 2 tracks" in found["text"]
 
 
