@@ -18,31 +18,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipeline import (
-    checkpoint,
-    ensemble,
-    geotiff,
-    inputs,
-    metrics,
-    outputs,
-    software,
-    tiling,
-    unfinished,
-)
+from pipeline import checkpoint, ensemble, inputs, metrics, software, tiling
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.ensemble import Member
 from pipeline.errors import UsageError
 from pipeline.familiarity import Outside
 from pipeline.interrupts import told_to_stop
-from pipeline.layout import Layout
 from pipeline.maker import Done, Maker, refuse_stopping
-from pipeline.outputs import Format
+from pipeline.outputs import formats, geotiff, unfinished
+from pipeline.outputs.formats import Format
+from pipeline.outputs.layout import Layout
+from pipeline.outputs.unfinished import Unfinished
 from pipeline.pictures import Palette
 from pipeline.product import ENSEMBLE, Mode, Product, about
 from pipeline.progress import progress, say
 from pipeline.scenes import Shots, stamp
-from pipeline.unfinished import Unfinished
 
 Movie = Literal["mp4", "gif"]
 
@@ -71,7 +62,7 @@ def infer(
     out: Path,
     *,
     mode: Mode = "enhance",
-    format: outputs.Name | None = None,
+    format: formats.Name | None = None,
     which: str = "best",
     members: int = 0,
     id: str | None = None,
@@ -93,9 +84,9 @@ def infer(
     Raises UserError for bad input. Stopped, or when the disk refuses (OSError), the frames done are
     kept in a hidden folder for the next time, and an output that was there before is untouched.
     """
-    form = outputs.chosen(out, format)
+    form = formats.chosen(out, format)
     trained = checkpoint.load(checkpoint.in_run(run, which))
-    outputs.refuse_place(form, out)
+    formats.refuse_place(form, out)
     if tile < 1:
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
     if members == 1 or members < 0:
@@ -125,7 +116,7 @@ def infer(
             layout = product.layout(footage, attrs)
             written(form, layout, maker, done.kept, parts, stopping)
         movies = [out.with_suffix(f".{kind}") for kind in animations if len(done.kept) > 1]
-        folder = outputs.beside(out)
+        folder = formats.beside(out)
         stored = partial(maker.stored, parts)
         shots = Shots(footage, answers, product, palette, folder, done.kept, stored)
         files = shots.draw(picked(pictures, footage.times, done.kept), movies)

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import unfinished
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.ensemble import Crew, Member
 from pipeline.errors import UserError
 from pipeline.familiarity import Outside
 from pipeline.inputs import Footage
 from pipeline.metrics import Ensemble, Errors
+from pipeline.outputs import unfinished
+from pipeline.outputs.unfinished import Part, Unfinished
 from pipeline.product import ENSEMBLE, MEAN, SPREAD, TRUTH, Product
 from pipeline.progress import progress, say
 from pipeline.sources import FrameError
-from pipeline.unfinished import Part, Unfinished
 
 CRPS = "crps"
 

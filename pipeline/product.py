@@ -14,7 +14,7 @@ from pipeline.answers import MODEL
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.inputs import Footage
-from pipeline.layout import Layout
+from pipeline.outputs.layout import Layout
 
 Mode = Literal["enhance", "check"]
 # What a field shows, beside MODEL and the baseline's own name.

@@ -16,12 +16,13 @@ from torch import nn
 
 import models
 from models import Geometry
-from pipeline import checkpoint, netcdf, settings, store
+from pipeline import checkpoint, settings, store
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.infer import infer, picked
 from pipeline.metrics import Errors
+from pipeline.outputs import netcdf
 from pipeline.scaling import Scaling
 from pipeline.sources import synthetic
 from pipeline.sources.digital_typhoon import ATTRS, INFRARED

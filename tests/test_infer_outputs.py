@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 import cli
 import models
 from models import Geometry
-from pipeline import checkpoint, familiarity, geotiff, netcdf, raw_tree, settings
+from pipeline import checkpoint, familiarity, raw_tree, settings
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.infer import infer, wanted
 from pipeline.manifest import Statistics
+from pipeline.outputs import geotiff, netcdf
 from pipeline.scaling import Scaling
 from pipeline.sources import synthetic
 from pipeline.sources.digital_typhoon import ATTRS, INFRARED
@@ -290,7 +291,8 @@ def test_which_animations():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import infer, unfinished
+from pipeline import infer
+from pipeline.outputs import unfinished
 run, raw, out, call = sys.argv[1:]
 class Told:
     count = 0
@@ -301,7 +303,7 @@ def counted(method):
         Told.count += 1
         return method(*args, **kwargs)
     return wrapped
-from pipeline import geotiff, netcdf, zarr_output
+from pipeline.outputs import geotiff, netcdf, zarr_store as zarr_output
 for kind in (geotiff, netcdf, zarr_output):
     kind.Writer.append = counted(kind.Writer.append)
 unfinished.Unfinished.keep = counted(unfinished.Unfinished.keep)

@@ -16,7 +16,7 @@ from zarr.errors import ZarrUserWarning
 
 from pipeline import nodes, store
 from pipeline.errors import UserError
-from pipeline.layout import Layout, plain
+from pipeline.outputs.layout import Layout, plain
 
 # Shuffled, what a model makes takes a quarter less; observed frames, whose values come from a
 # calibration table, take more. Higher levels take longer for a few per cent.

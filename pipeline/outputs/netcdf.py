@@ -12,7 +12,7 @@ import h5netcdf
 import numpy as np
 
 from pipeline import store
-from pipeline.layout import Layout
+from pipeline.outputs.layout import Layout
 
 CHUNK = 512  # pixels; side of a compressed chunk
 LEVEL = 1  # deflate; higher levels take several times as long for a few per cent

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from pipeline.errors import UsageError, UserError
 from pipeline.inputs import Footage
-from pipeline.layout import Layout, Writer
+from pipeline.outputs.layout import Layout, Writer
 from pipeline.product import Product
 
 Name = Literal["netcdf", "zarr", "geotiff"]

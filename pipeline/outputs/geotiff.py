@@ -15,7 +15,7 @@ import numpy as np
 from pipeline import store
 from pipeline.errors import UserError
 from pipeline.inputs import Footage
-from pipeline.layout import Layout, plain
+from pipeline.outputs.layout import Layout, plain
 from pipeline.product import Product
 
 BLOCK = 256  # pixels; side of a compressed tile
