@@ -303,8 +303,8 @@ def counted(method):
         Told.count += 1
         return method(*args, **kwargs)
     return wrapped
-from pipeline.outputs import geotiff, netcdf, zarr_store as zarr_output
-for kind in (geotiff, netcdf, zarr_output):
+from pipeline.outputs import geotiff, netcdf, zarr_store
+for kind in (geotiff, netcdf, zarr_store):
     kind.Writer.append = counted(kind.Writer.append)
 unfinished.Unfinished.keep = counted(unfinished.Unfinished.keep)
 infer.infer(Path(run), Path(raw), Path(out), mode="check", pictures="none", animations=())
@@ -443,7 +443,7 @@ def test_the_folder_that_was_there_is_back_after_a_kill_between_two_renames(
 
     with monkeypatch.context() as patch:
         patch.setattr(netcdf.Writer, "append", read_fails)
-        patch.setattr("pipeline.zarr_output.Writer.append", read_fails)
+        patch.setattr("pipeline.outputs.zarr_store.Writer.append", read_fails)
         with pytest.raises(KeyboardInterrupt):
             infer(run, raw, out, **QUICK)
     assert tree(out) == before

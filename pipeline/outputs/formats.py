@@ -49,9 +49,9 @@ class Format:
 
 
 FORMATS = (
-    Format("netcdf", "NetCDF", (".nc",), "pipeline.netcdf", folder=False),
-    Format("zarr", "Zarr", (".zarr",), "pipeline.zarr_output"),
-    Format("geotiff", "GeoTIFF", (".tif", ".tiff", ""), "pipeline.geotiff"),
+    Format("netcdf", "NetCDF", (".nc",), "pipeline.outputs.netcdf", folder=False),
+    Format("zarr", "Zarr", (".zarr",), "pipeline.outputs.zarr_store"),
+    Format("geotiff", "GeoTIFF", (".tif", ".tiff", ""), "pipeline.outputs.geotiff"),
 )
 
 
