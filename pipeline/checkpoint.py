@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Data:
     train: list[str]
     eval: list[str]  # what the best checkpoint was chosen on
     attrs: dict[str, Any]  # licence, attribution, projection, pixel_km
+    seen: dict[str, Any] = field(default_factory=dict)  # of train: min, max, satellites
 
 
 @dataclass(frozen=True)

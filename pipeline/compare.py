@@ -96,15 +96,15 @@ def compare(
         row: sum((track[row] for track in tracks), Card()).scores(first.yardstick)
         for row in tracks[0]
     }
-    found: dict[str, dict[str, resampling.Interval]] = {}
+    differences: dict[str, dict[str, tuple[float, float, float]]] = {}
     if len(tracks) >= resampling.FEWEST:
         drawn = resampling.drawn(tracks, first.yardstick, resamples, seed)
-        found = resampling.differences(drawn, first.name)
-    differences = {
-        row: {name: (rows[row][name] - rows[first.name][name], *ends) for name, ends in by.items()}
-        for row, by in found.items()
-        if row != baseline
-    }
+        for other in every[1:]:
+            ends = resampling.differences(drawn, other.name, first.name)
+            differences[other.name] = {
+                name: (rows[other.name][name] - rows[first.name][name], *ends[name])
+                for name in ends
+            }
     frames = chosen(frames_of(every), count)
     files = draw(every, frames, out, store_path or Path(first.told["store"]), device, palette)
     file = out / "comparison.json"

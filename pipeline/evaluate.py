@@ -16,16 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import (
-    checkpoint,
-    inputs,
-    manifest,
-    raw_tree,
-    resampling,
-    score_files,
-    store,
-    workers,
-)
+from pipeline import checkpoint, inputs, manifest, raw_tree, resampling, score_files, store, workers
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError

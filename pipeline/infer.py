@@ -1,47 +1,58 @@
-"""Run + a new typhoon -> NetCDF, pictures, animation.
+"""Run + a new typhoon -> NetCDF, Zarr or GeoTIFFs, pictures, animations.
 
 enhance: the frames as they are, made finer than anything the model has seen (5 km -> 1.25 km).
 check: the frames made coarse, restored, and compared with what they were.
 
-One frame is in memory at a time, and of its features one tile's.
+One frame is in memory at a time, and of its features one tile's. What is done is kept until all is.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from pipeline import checkpoint, inputs, metrics, netcdf, software, tiling
-from pipeline.answers import MODEL, Answers, shown
-from pipeline.errors import UsageError, UserError
-from pipeline.inputs import Footage
+from pipeline import checkpoint, ensemble, inputs, metrics, software, tiling
+from pipeline.answers import Answers
+from pipeline.checkpoint import Checkpoint
+from pipeline.ensemble import Member
+from pipeline.errors import UsageError
+from pipeline.familiarity import Outside
 from pipeline.interrupts import told_to_stop
-from pipeline.metrics import Errors
+from pipeline.maker import Done, Maker, refuse_stopping
+from pipeline.outputs import formats, geotiff, unfinished
+from pipeline.outputs.formats import Format
+from pipeline.outputs.layout import Layout
+from pipeline.outputs.unfinished import Unfinished
 from pipeline.pictures import Palette
-from pipeline.product import TRUTH, Mode, Product, about
-from pipeline.progress import progress
+from pipeline.product import ENSEMBLE, Mode, Product, about
+from pipeline.progress import progress, say
 from pipeline.scenes import Shots, stamp
-from pipeline.sources import FrameError
+
+Movie = Literal["mp4", "gif"]
 
 
 @dataclass(frozen=True)
 class Inference:
     """What was written, and in check mode what it is worth."""
 
-    file: Path
+    file: Path  # or folder
+    format: str  # NetCDF, Zarr or GeoTIFF
     id: str
     frames: int
     shape: tuple[int, int]  # (H, W) of the output
     problems: list[str]  # frames and files left out
     notes: list[str]
     pictures: list[Path]
-    animation: Path | None
-    scores: dict[str, dict[str, float]]  # check: by method, the model first; enhance: empty
+    animations: list[Path]
+    # check: by method, the model first; of an ensemble too, the CRPS; enhance: empty
+    scores: dict[str, dict[str, float]]
     units: dict[str, str]  # of the scores
 
 
@@ -51,121 +62,142 @@ def infer(
     out: Path,
     *,
     mode: Mode = "enhance",
+    format: formats.Name | None = None,
     which: str = "best",
+    members: int = 0,
     id: str | None = None,
     tile: int = tiling.TILE,
     device: str = "auto",
     pictures: str = "3",
-    animation: Literal["mp4", "gif"] | None = "mp4",
+    animations: Sequence[Movie] = ("mp4",),
     palette: Palette = "enhanced",
 ) -> Inference:
     """Use a run's model on one typhoon: a raw tree or folder, one H5 file, or a store.
 
-    out: a .nc file; pictures go into the folder beside it that has its name, and so is the
-    animation named. id: which typhoon, where there are several. tile: x pixels; a smaller one needs
-    less memory and more time. pictures: how many, evenly spread; or "all", "none", or UTC hours as
-    in "2021071900,2021071912". animation: of all frames, unless there is only one.
+    out: a .nc file, a .zarr or a folder of GeoTIFFs; pictures go into the folder beside it that has
+    its name, and so are animations named. format: where the ending of `out` shall not decide.
+    members: how many sets of the run's weights make an ensemble; 0: none. id: which typhoon, where
+    there are several. tile: x pixels; a smaller one needs less memory and more time. pictures: how
+    many, evenly spread; or "all", "none", or UTC hours as in "2021071900,2021071912". animations:
+    of all frames, unless there is only one.
 
-    Raises UserError for bad input. Then, and when the disk refuses (OSError), nothing is left of
-    the NetCDF file, and one that was there before is untouched.
+    Raises UserError for bad input. Stopped, or when the disk refuses (OSError), the frames done are
+    kept in a hidden folder for the next time, and an output that was there before is untouched.
     """
+    form = formats.chosen(out, format)
     trained = checkpoint.load(checkpoint.in_run(run, which))
-    refuse_out(out)
+    formats.refuse_place(form, out)
     if tile < 1:
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
+    if members == 1 or members < 0:
+        raise UsageError(f"an ensemble of {members}: expected 2 or more")
     footage = inputs.opened(input, id, trained.data.channels)
+    form.refuse_others(out, footage.id)
     picked(pictures, footage.times, range(len(footage.times)))  # a bad wish is refused now
+    crew = ensemble.members(run, which, members) if members else []
     answers = Answers(trained, device, tile)
-    product = Product.of(trained, footage, mode, answers.rows[1])
+    product = Product.of(trained, footage, mode, answers.rows[1], [each.name for each in crew])
+    form.refuse_unfit(footage, product)
 
+    maker = Maker(footage, product, answers, crew, device, Outside(trained.data))
     name = run.resolve().name
-    attrs = {
-        **about(trained, footage, product),
-        "checkpoint": f"{name}/checkpoints/{which}.ckpt",
-        "history": f"{software()}: cli infer {name} {input.resolve().name} --mode {mode}",
-    }
-    with netcdf.written(out, product.layout(footage, attrs)) as writer:
-        kept, problems, sums = restored(footage, answers, product, writer)
-    shots = Shots(footage, answers, product, palette, out, kept)
-    numbers = picked(pictures, footage.times, kept)
-    movie = out.with_suffix(f".{animation}") if animation and len(kept) > 1 else None
-    files = shots.draw(numbers, movie)
-    notes = list(product.notes)
-    if mode == "check" and footage.id in trained.data.train:
-        notes.append(f"{footage.id} was trained on: its scores say nothing about a new typhoon")
+    asked = f"--mode {mode}" + (f" --ensemble {members}" if members else "")
+    with unfinished.opened(out, depends(run, which, crew, maker)) as parts:
+        if parts.changed:
+            say(f"{out}: begun anew, since {', '.join(parts.changed)} changed")
+        with told_to_stop() as stopping:
+            done = maker.made(parts, stopping)
+            unlike = maker.unlike(done.kept)
+            attrs = {
+                **about(trained, footage, product, unlike),
+                "checkpoint": f"{name}/checkpoints/{which}.ckpt",
+                "history": f"{software()}: cli infer {name} {input.resolve().name} {asked}",
+            }
+            layout = product.layout(footage, attrs)
+            written(form, layout, maker, done.kept, parts, stopping)
+        movies = [out.with_suffix(f".{kind}") for kind in animations if len(done.kept) > 1]
+        folder = formats.beside(out)
+        stored = partial(maker.stored, parts)
+        shots = Shots(footage, answers, product, palette, folder, done.kept, stored)
+        files = shots.draw(picked(pictures, footage.times, done.kept), movies)
+    scores = done.scores(product)
     return Inference(
         file=out,
+        format=form.title,
         id=footage.id,
-        frames=len(kept),
+        frames=len(done.kept),
         shape=product.shape,
-        problems=problems,
-        notes=notes,
+        problems=done.problems,
+        notes=[*product.notes, *unlike, *noted(form, trained, maker, done)],
         pictures=files,
-        animation=movie,
-        scores={row: errors.scores() for row, errors in sums.items()},
-        units=metrics.units(product.channels[0]["units"]),
+        animations=movies,
+        scores=scores,
+        units=metrics.units(product.channels[0]["units"], next(iter(scores.values()), ())),
     )
 
 
-def refuse_out(out: Path) -> None:
-    """Before hours of work: a name and a place that can be written. Raises UserError."""
-    if out.suffix != ".nc":
-        raise UsageError(f"{out}: the output is a NetCDF file; give it a name that ends in .nc")
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; expected the name of a file to write")
-    if out.with_suffix("").is_file():
-        raise UserError(f"{out.with_suffix('')}: is a file; the pictures need a folder there")
-    folder = next(p for p in out.absolute().parents if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot be written to; choose another place for {out.name}")
+def depends(run: Path, which: str, crew: Sequence[Member], maker: Maker) -> dict[str, Any]:
+    """All that a frame of the output depends on, beside the input's frame, as JSON."""
+    with checkpoint.in_run(run, which).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "version": software(),
+        "torch": torch.__version__,
+        "checkpoint": {which: weights},
+        "ensemble": {member.name: member.digest for member in crew},
+        "typhoon": maker.footage.id,
+        "mode": maker.product.mode,
+        "tile": maker.answers.tile,
+        "device": maker.answers.device.type,
+    }
 
 
-def restored(
-    footage: Footage, answers: Answers, product: Product, writer: netcdf.Writer
-) -> tuple[list[int], list[str], dict[str, Errors]]:
-    """Every frame through the model into the file.
-
-    Returns the numbers of the frames done, a sentence for each one left out, and the errors by
-    method. Raises UserError when not one frame could be done.
-    """
-    checked = product.mode == "check"
-    satellites = sorted(set(footage.satellites))
-    kept: list[int] = []
-    problems = list(footage.problems)
-    sums = {row: Errors() for row in product.rows}
+def written(
+    form: Format,
+    layout: Layout,
+    maker: Maker,
+    kept: Sequence[int],
+    parts: Unfinished,
+    stopping: Callable[[], bool],
+) -> None:
+    """All parts into the output, in its place."""
     # HDF5 would swallow an interrupt that comes while it writes, and leave a frame out.
-    with told_to_stop() as stopping, progress("infer", len(footage.times), "frames") as advance:
-        for number, time in enumerate(footage.times):
-            if stopping():
-                raise KeyboardInterrupt
-            try:
-                posed = answers.posed(footage.read(number)[None], coarsen=checked)
-            except FrameError as error:
-                problems.append(str(error))
-                advance()
-                continue
-            made = {MODEL: answers.of(MODEL, posed)}
-            values = {
-                "time": time,
-                "satellite": satellites.index(footage.satellites[number]),
-                **{name: v.values[number] for name, v in footage.variables.items()},
-            }
-            if posed.truth is not None:
-                made[product.baseline] = answers.of(product.baseline, posed)
-                for row in product.rows:  # as evaluate scores: before anything is hidden
-                    errors = Errors.of(made[row], posed.truth, product.peak)
-                    values[f"rmse_{row}"] = errors.scores()["rmse"]
-                    sums[row] += errors
-                made[TRUTH] = posed.truth
-            fields = {what: shown(field, posed.hidden) for what, field in made.items()}
-            writer.append(
-                {n: fields[what][channel] for n, channel, what, _ in product.fields()}, values
-            )
-            kept.append(number)
-            advance(1, footage.id)
-    if not kept:
-        raise UserError(f"{footage.path}: not one usable frame of {footage.id}; {problems[-1]}")
-    return kept, problems, sums
+    with (
+        form.written(parts.result, layout, len(kept)) as writer,
+        progress("write", len(kept), "frames") as advance,
+    ):
+        for number in kept:
+            refuse_stopping(stopping, parts, len(kept))
+            part = maker.taken(parts, number)
+            writer.append(part.fields, maker.values(number, part))
+            advance()
+    parts.publish()
+
+
+def noted(form: Format, trained: Checkpoint, maker: Maker, done: Done) -> list[str]:
+    """What to know of a finished output, beside what it says itself."""
+    footage, product = maker.footage, maker.product
+    notes = []
+    if product.mode == "check" and footage.id in trained.data.train:
+        notes.append(f"{footage.id} was trained on: its scores say nothing about a new typhoon")
+    if form.name == "geotiff" and (bare := geotiff.unplaced(footage, done.kept)):
+        notes.append(f"Frames without best track: {bare}; their GeoTIFFs lie nowhere (no CRS)")
+    if ENSEMBLE in product.rows:
+        scores, unit = done.ensemble.scores(), product.channels[0]["units"]
+        notes.append(
+            f"The {len(product.members)} members ({', '.join(product.members)}) differ by "
+            f"{scores['spread']:.2f} {unit}, the error of their mean is {scores['skill']:.2f} "
+            f"{unit}: a spread-skill ratio of {scores['spread_skill_ratio']:.2f}, and 1 is right"
+        )
+    return notes
+
+
+def wanted(*, mp4: bool, gif: bool, none: bool) -> tuple[Movie, ...]:
+    """The animations that flags ask for: an MP4 where they say nothing. Raises UsageError."""
+    if none and (mp4 or gif):
+        raise UsageError("--no-animation goes with neither --gif nor --mp4")
+    asked: tuple[Movie, ...] = (*(("mp4",) if mp4 else ()), *(("gif",) if gif else ()))
+    return () if none else asked or ("mp4",)
 
 
 def picked(wish: str, times: np.ndarray, kept: Sequence[int]) -> list[int]:

@@ -47,6 +47,15 @@ class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
+class Judged:
+    """One frame that can be read, and what it is worth."""
+
+    frame: np.ndarray  # (C, H, W) float32, physical units, NaN where missing
+    worth: Examined
+    flag: int  # 0, or why it is in no window
+
+
+@dataclass(frozen=True)
 class Job:
     """All that one process needs to convert one track."""
 
@@ -65,7 +74,6 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     A frame that cannot be read is left out and named in the record's problems, or with `strict`
     raised as FrameError. OSError: the disk refuses; nothing of this track is left.
     """
-    channels = [vars(channel) for channel in job.channels]
     writer: TrackWriter | None = None
     kept: list[int] = []
     found: list[tuple[float, int]] = []  # missing fraction, flag
@@ -73,22 +81,21 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     sums = Sums.none(len(job.channels))
     keep_freed_memory()
     try:
-        for number, frame in enumerate(frames_of(job)):
-            if isinstance(frame, FrameError):
+        for number, judged in enumerate(judged_frames(job)):
+            if isinstance(judged, FrameError):
                 if job.strict:
-                    raise frame
-                problems.append(str(frame))
+                    raise judged
+                problems.append(str(judged))
                 advance()
                 continue
-            worth = quality.examine(frame, channels)
-            flag = flag_of(worth, job.settings)
-            if not flag:
-                sums += worth.sums
+            frame = judged.frame
+            if not judged.flag:
+                sums += judged.worth.sums
             if writer is None:
                 writer = TrackWriter(job.store, job.raw.id, frame.shape, job.settings.codec)
             writer.append(frame)
             kept.append(number)
-            found.append((worth.missing, flag))
+            found.append((judged.worth.missing, judged.flag))
             advance()
         if writer is None:
             return {"frames": 0, "problems": problems}
@@ -98,6 +105,17 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     finally:
         if writer is not None:
             writer.__exit__()  # removes what was not committed
+
+
+def judged_frames(job: Job) -> Iterator[Judged | FrameError]:
+    """Each frame of a track, masked and judged, or what is wrong with it; as `frames_of`."""
+    channels = [vars(channel) for channel in job.channels]
+    for frame in frames_of(job):
+        if isinstance(frame, FrameError):
+            yield frame
+            continue
+        worth = quality.examine(frame, channels)
+        yield Judged(frame, worth, flag_of(worth, job.settings))
 
 
 def frames_of(job: Job) -> Iterator[np.ndarray | FrameError]:

@@ -6,6 +6,7 @@ kelvin for all panels and all times; missing pixels hatched, unlike any temperat
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -28,7 +29,9 @@ Palette = Literal["enhanced", "grey"]
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
 MOVIES = (".mp4", ".gif")
+JPEG = 75  # quality
 GIF_WIDTH = 1000  # pixels; a GIF keeps all its frames in memory, and grows large
+LEVELS = 255  # steps of a field drawn pixel by pixel: 0.5 K for infrared
 GREY_FROM = 243.0  # K (-30 °C): warmer is grey, colder coloured
 # K, colour: grey inverted, then the usual order of infrared enhancements. Lightness falls and
 # rises with the colours, so that steps stay visible in a black-and-white print.
@@ -108,6 +111,34 @@ def error_look(channel: Mapping[str, Any], what: str) -> Look:
 
     most = (channel["valid_max"] - channel["valid_min"]) / 18  # 10 K for infrared
     return Look(colormaps["RdBu_r"], -most, most, f"{what} [{channel['units']}]")
+
+
+def coloured(field: np.ndarray, style: Look) -> np.ndarray:
+    """(H, W) physical units, NaN where missing -> (H, W, 3) uint8, one pixel for each.
+
+    In LEVELS steps, so that a colour can be read back; what is missing is unlike any of them.
+    """
+    from matplotlib.colors import to_rgb
+
+    table = np.vstack(
+        [style.colours(np.linspace(0, 1, LEVELS))[:, :3], to_rgb(MISSING["facecolor"])]
+    )
+    share = np.clip((field - style.low) / (style.high - style.low), 0, 1)
+    level = np.where(np.isnan(field), LEVELS, np.round(np.nan_to_num(share) * (LEVELS - 1)))
+    made: np.ndarray = np.round(255 * table).astype(np.uint8)[level.astype(np.intp)]
+    return made
+
+
+def encoded(image: np.ndarray, *, exact: bool) -> bytes:
+    """(H, W, 3) uint8 as a file for a browser: WebP with every pixel as it is, or a small JPEG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    if exact:
+        Image.fromarray(image).save(file, format="WEBP", lossless=True, quality=60, method=4)
+    else:  # without subsampling: enhanced infrared is all in its colours
+        Image.fromarray(image).save(file, format="JPEG", quality=JPEG, subsampling=0)
+    return file.getvalue()
 
 
 def panels(path: Path, scene: Scene, dpi: int = 150) -> Path:

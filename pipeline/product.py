@@ -1,9 +1,9 @@
-"""What `infer` writes: the grid, the variables and the attributes of its NetCDF file."""
+"""What `infer` writes: the grid, the variables and the attributes of its output."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,12 @@ from pipeline.answers import MODEL
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.inputs import Footage
-from pipeline.netcdf import Layout
+from pipeline.outputs.layout import Layout
 
 Mode = Literal["enhance", "check"]
-TRUTH = "truth"  # what a field shows, beside MODEL and the baseline's own name
+# What a field shows, beside MODEL and the baseline's own name.
+TRUTH, MEAN, SPREAD = "truth", "ensemble_mean", "ensemble_spread"
+ENSEMBLE = "ensemble"  # the row of its scores: those of its mean
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,17 @@ class Product:
     unit: str  # km, or pixels where their size is not known
     pixel: float  # side of an output pixel, in that unit
     notes: list[str]
+    members: Sequence[str] = ()  # of an ensemble, where one was asked for
 
     @classmethod
-    def of(cls, trained: Checkpoint, footage: Footage, mode: Mode, baseline: str) -> Product:
+    def of(
+        cls,
+        trained: Checkpoint,
+        footage: Footage,
+        mode: Mode,
+        baseline: str,
+        members: Sequence[str] = (),
+    ) -> Product:
         """Raises UserError for frames too small to be made coarse, channels without one score."""
         f, channels = trained.settings.task.factor, trained.data.channels
         _, H, W = footage.shape
@@ -69,6 +79,7 @@ class Product:
             unit=unit,
             pixel=pixel,
             notes=notes,
+            members=members,
         )
 
     @property
@@ -79,7 +90,9 @@ class Product:
     @property
     def rows(self) -> list[str]:
         """What is compared with the truth, in check mode."""
-        return [MODEL, self.baseline] if self.mode == "check" else []
+        if self.mode != "check":
+            return []
+        return [MODEL, *([ENSEMBLE] if self.members else []), self.baseline]
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -88,14 +101,23 @@ class Product:
         return (self.x[0] - half, self.x[-1] + half, self.y[-1] - half, self.y[0] + half)
 
     def fields(self) -> Iterator[tuple[str, int, str, str]]:
-        """Name, channel, what it shows (MODEL, TRUTH or the baseline) and how to say that."""
+        """Name, channel, what it shows (MODEL, MEAN, TRUTH ...) and how to say that."""
         named = {MODEL: ("", f"{self.factor} times finer than observed, by {self.model}")}
         if self.mode == "check":
-            named = {
-                MODEL: ("", f"restored by {self.model}"),
-                self.baseline: (f"_{self.baseline}", f"restored by {self.baseline} interpolation"),
-                TRUTH: (f"_{TRUTH}", "as observed"),
-            }
+            named = {MODEL: ("", f"restored by {self.model}")}
+        if self.members:
+            count = len(self.members)
+            named[MEAN] = (f"_{MEAN}", f"mean of {count} sets of weights")
+            named[SPREAD] = (
+                f"_{SPREAD}",
+                f"standard deviation (of {count} - 1) of {count} sets of weights",
+            )
+        if self.mode == "check":
+            named[self.baseline] = (
+                f"_{self.baseline}",
+                f"restored by {self.baseline} interpolation",
+            )
+            named[TRUTH] = (f"_{TRUTH}", "as observed")
         for number, channel in enumerate(self.channels):
             name = (channel["standard_name"] or channel["name"]).removeprefix("toa_")
             if len(self.channels) > 1:
@@ -106,7 +128,7 @@ class Product:
     def layout(self, footage: Footage, attrs: Mapping[str, Any]) -> Layout:
         places = [name for name in ("latitude", "longitude") if name in footage.variables]
         fields = {}
-        for name, number, _, said in self.fields():
+        for name, number, what, said in self.fields():
             channel = self.channels[number]
             fields[name] = {
                 "standard_name": channel["standard_name"],
@@ -114,7 +136,7 @@ class Product:
                 "units": channel["units"],
                 **({"coordinates": " ".join(places)} if places else {}),
             }
-            if not channel["standard_name"]:
+            if not channel["standard_name"] or what == SPREAD:  # a deviation is no temperature
                 del fields[name]["standard_name"]
         satellites = sorted(set(footage.satellites))
         series: dict[str, tuple[np.dtype, Mapping[str, Any]]] = {
@@ -142,11 +164,21 @@ class Product:
                 for row in self.rows
             },
         }
+        if ENSEMBLE in self.rows:
+            series["crps_ensemble"] = (
+                np.dtype("f4"),
+                {
+                    "long_name": "continuous ranked probability score of the ensemble",
+                    "units": self.channels[0]["units"],
+                },
+            )
         nominal = f"{self.pixel:g} {self.unit} per pixel, nominal"
         units = self.unit if self.unit == "km" else "1"
         return Layout(
             y=self.y,
             x=self.x,
+            unit=self.unit,
+            pixel=self.pixel,
             axes={
                 axis: {
                     "long_name": f"{self.unit} {way} of the storm centre, {nominal}",
@@ -161,25 +193,26 @@ class Product:
         )
 
     def said(self, row: str) -> str:
-        return self.model if row == MODEL else row
+        return {MODEL: self.model, ENSEMBLE: "the ensemble's mean"}.get(row, row)
 
 
-def about(trained: Checkpoint, footage: Footage, product: Product) -> dict[str, Any]:
-    """The file's attributes: nothing in them depends on when it was made."""
+def about(
+    trained: Checkpoint, footage: Footage, product: Product, unlike: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The output's attributes: nothing in them depends on when it was made.
+
+    unlike: sentences on how the input differs from what was trained on.
+    """
     ours, theirs = footage.attrs, trained.data.attrs
-    f, side, unit = product.factor, product.pixel, product.unit
+    f = product.factor
     long_name = product.channels[0]["long_name"]
     if product.mode == "enhance":
-        comment = (
-            f"Detail finer than {f * side:g} {unit} is the model's estimate, not observed: it "
-            f"learnt to make {f * f * side:g} {unit} into {f * side:g}, finer than which there was "
-            "no truth, and is used here one step beyond."
-        )
+        comment = enhanced(product, theirs.get("pixel_km"))
     else:
         how = trained.settings.task.coarsening
         comment = (
             f"The observed frames were coarsened {f} times ({how}) and restored; the variables "
-            f"{product.baseline} and {TRUTH} are what to compare with."
+            f"whose names end in {product.baseline} and {TRUTH} are what to compare with."
         )
     attribution = joined(ours.get("attribution"), theirs.get("attribution"))
     what = "made finer" if product.mode == "enhance" else "coarsened and restored"
@@ -190,17 +223,34 @@ def about(trained: Checkpoint, footage: Footage, product: Product) -> dict[str, 
         "license": joined(ours.get("license"), theirs.get("license")),
         "attribution": attribution,
         "comment": " ".join([comment, *product.notes]),
+        "warning": " ".join(unlike),
         "projection": ours.get("projection", ""),
         "track_id": footage.id,
         "mode": product.mode,
         "factor": np.int32(f),
         "model": product.model,
+        "ensemble_members": ", ".join(product.members),
         "epoch": np.int32(trained.training["position"]["epoch"]),
         "training_tracks": " ".join(trained.data.train),
         "training_store": trained.data.store,
         "training_manifest_hash": trained.data.manifest_hash,
     }
     return {name: value for name, value in attrs.items() if value != ""}
+
+
+def enhanced(product: Product, trained_km: float | None) -> str:
+    """What is observed and what is not; trained_km: side of the training tracks' pixels."""
+    f, side, unit = product.factor, product.pixel, product.unit
+    given = f * side
+    learnt = given if trained_km is None or unit != "km" else trained_km
+    told = (
+        f"Detail finer than {given:g} {unit} is the model's estimate, not observed: it learnt to "
+        f"make {f * learnt:g} {unit} into {learnt:g}"
+    )
+    if np.isclose(given, f * learnt):
+        return f"{told}."
+    step = "one step beyond" if np.isclose(given, learnt) else f"on {given:g} {unit}"
+    return f"{told}, finer than which there was no truth, and is used here {step}."
 
 
 def joined(*texts: Any) -> str:

@@ -53,13 +53,9 @@ def intervals(made: Drawn) -> dict[str, dict[str, Interval]]:
     }
 
 
-def differences(made: Drawn, against: str) -> dict[str, dict[str, Interval]]:
-    """The middle LEVEL of each method's scores minus those of `against`, draw by draw."""
-    return {
-        row: {name: middle(values - made[against][name]) for name, values in scores.items()}
-        for row, scores in made.items()
-        if row != against
-    }
+def differences(made: Drawn, row: str, against: str) -> dict[str, Interval]:
+    """The middle LEVEL of one method's scores minus another's, draw by draw."""
+    return {name: middle(values - made[against][name]) for name, values in made[row].items()}
 
 
 def middle(values: np.ndarray) -> Interval:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import netcdf
 from pipeline import pictures as drawing
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.inputs import Footage
 from pipeline.pictures import Palette, Panel, Scene
-from pipeline.product import TRUTH, Product
+from pipeline.product import SPREAD, TRUTH, Product
 from pipeline.progress import progress
 
 MOVIE_PIXELS = (1600, 1080)  # an animation is no larger
@@ -23,53 +22,55 @@ MOVIE_PIXELS = (1600, 1080)  # an animation is no larger
 
 @dataclass(frozen=True)
 class Shots:
-    """Draws what a finished file shows."""
+    """Draws what an output shows."""
 
     footage: Footage
     answers: Answers
     product: Product
     palette: Palette
-    file: Path
-    kept: list[int]  # the file's frames, as numbers of the footage
+    folder: Path  # of the pictures
+    kept: list[int]  # the output's frames, as numbers of the footage
+    # Of one frame: its fields by variable name, (H, W) with NaN where missing, and its RMSE by row.
+    stored: Callable[[int], tuple[dict[str, np.ndarray], dict[str, float]]]
 
-    def draw(self, numbers: Sequence[int], movie: Path | None) -> list[Path]:
-        """A PNG of each of these frames, an animation of all; returns the PNGs."""
+    def draw(self, numbers: Sequence[int], movies: Sequence[Path]) -> list[Path]:
+        """A PNG of each of these frames, animations of all; returns the PNGs."""
         files: list[Path] = []
-        if not numbers and not movie:
+        total = len(movies) * len(self.kept) or len(numbers)
+        if not total:
             return files
-        total = len(self.kept) if movie else len(numbers)
-        with netcdf.reading(self.file) as variables, progress("draw", total, "frames") as advance:
+        with progress("draw", total, "frames") as advance:
 
-            def scenes(of: Sequence[int]) -> Iterator[Scene]:
+            def scenes(of: Sequence[int], wanted: Sequence[int]) -> Iterator[Scene]:
                 for number in of:
-                    scene = self.scene(number, variables)
-                    if number in numbers:
+                    scene = self.scene(number)
+                    if number in wanted:
                         name = f"{self.footage.id}-{stamp(self.footage.times[number])}.png"
-                        path = self.file.with_suffix("") / name
-                        files.append(drawing.panels(path, scene))
+                        files.append(drawing.panels(self.folder / name, scene))
                     yield scene
                     advance(1, self.footage.id)
 
-            if movie:
-                images = (drawing.image(scene, MOVIE_PIXELS) for scene in scenes(self.kept))
-                drawing.animation(movie, images)
-            else:
-                for _ in scenes(numbers):
+            for movie in movies:  # each is drawn anew: all images of a storm take gigabytes
+                shown = scenes(self.kept, [] if files else numbers)
+                drawing.animation(movie, (drawing.image(scene, MOVIE_PIXELS) for scene in shown))
+            if not movies:
+                for _ in scenes(numbers, numbers):
                     pass
         return files
 
-    def scene(self, number: int, variables: Mapping[str, Any]) -> Scene:
+    def scene(self, number: int) -> Scene:
         """The first channel of one frame, with its places and numbers."""
-        product, place = self.product, self.kept.index(number)
-        channel = product.channels[0]
+        product, channel = self.product, self.product.channels[0]
+        fields, rmse = self.stored(number)
         stored = {
-            what: np.asarray(variables[name][place])
+            what: fields[name]
             for name, number_of_channel, what, _ in product.fields()
             if number_of_channel == 0
         }
         posed = self.answers.posed(self.footage.read(number)[None], coarsen=product.mode == "check")
         coarse = posed.x[0, 0, 0].cpu().numpy()
         at = f"{product.pixel:g} {product.unit}"
+        differences = drawing.error_look(channel, "error")
         if product.mode == "enhance":
             baseline = shown(self.answers.of(product.baseline, posed), posed.hidden)[0]
             panels = [
@@ -77,10 +78,12 @@ class Shots:
                 Panel(f"{product.baseline.capitalize()}, {at}", baseline),
                 Panel(f"{product.model}, {at} (estimate)", stored[MODEL]),
             ]
+            if product.members:
+                count = len(product.members)
+                panels.append(Panel(f"Spread of {count} sets of weights", stored[SPREAD], True))
+                differences = spread_look(channel)
         else:
-            score = {
-                row: f"RMSE {float(variables[f'rmse_{row}'][place]):.2f}" for row in product.rows
-            }
+            score = {row: f"RMSE {value:.2f}" for row, value in rmse.items()}
             units = channel["units"]
             panels = [
                 Panel(f"Coarse input, {product.factor * product.pixel:g} {product.unit}", coarse),
@@ -97,7 +100,7 @@ class Shots:
             subtitle=self.subtitle(number),
             panels=panels,
             look=drawing.look(channel, self.palette),
-            errors=drawing.error_look(channel, "error"),
+            errors=differences,
             extent=product.extent,
             unit=product.unit,
             zoom=drawing.zoomed(product.extent, 0.2 if product.mode == "enhance" else 0.3),
@@ -122,6 +125,15 @@ class Shots:
         if known.get("max_wind"):  # 0 stands for "not analysed"
             said.append(f"{known['max_wind']:.0f} kt")
         return "    ".join(said) or "no best track"
+
+
+def spread_look(channel: Mapping[str, Any]) -> drawing.Look:
+    """For standard deviations of one channel: from 0, the same for every picture."""
+    from matplotlib import colormaps
+
+    most = (channel["valid_max"] - channel["valid_min"]) / 90  # 2 K for infrared
+    label = f"standard deviation [{channel['units']}]"
+    return drawing.Look(colormaps["magma"], 0.0, most, label, "neither")
 
 
 def position(latitude: float, longitude: float) -> str:

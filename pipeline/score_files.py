@@ -137,9 +137,10 @@ def rain(scores: Scores) -> dict[str, Any]:
 
 
 def intervals(scores: Scores) -> dict[str, Any]:
-    """Of each score, and of its difference from the baseline's, over tracks drawn anew."""
+    """Of each score, and of the differences between methods, over tracks drawn anew."""
     unknown = dict.fromkeys(scores.units)
-    others = [row for row in scores.rows if row != scores.baseline]
+    usual = scores.baseline
+    model, *baselines = scores.rows
     return {
         "level": resampling.LEVEL,
         "resamples": scores.resamples,
@@ -147,8 +148,15 @@ def intervals(scores: Scores) -> dict[str, Any]:
         "over": "tracks",
         "tracks": len(scores.by_track),
         "rows": finite(scores.intervals) or dict.fromkeys(scores.rows, unknown),
-        "against": scores.baseline,
-        "differences": finite(scores.differences) or dict.fromkeys(others, unknown),
+        "against": usual,
+        "differences": {  # each from the usual baseline
+            row: finite(scores.differences(row, usual)) or unknown
+            for row in scores.rows
+            if row != usual
+        },
+        "model_minus": {  # the model from each
+            row: finite(scores.differences(model, row)) or unknown for row in baselines
+        },
     }
 
 

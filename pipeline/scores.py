@@ -111,13 +111,11 @@ class Scores:
         """By method and score; empty where nothing can be said."""
         return resampling.intervals(self.drawn) if self.drawn else {}
 
-    @cached_property
-    def differences(self) -> dict[str, dict[str, tuple[float, float, float]]]:
-        """Of each method's scores from the baseline's, and the interval; empty as `intervals`."""
+    def differences(self, row: str, against: str) -> dict[str, tuple[float, float, float]]:
+        """One method's scores minus another's, each with its interval; empty as `intervals`."""
         if not self.drawn:
             return {}
-        rows, baseline = self.rows, self.rows[self.baseline]
+        ends = resampling.differences(self.drawn, row, against)
         return {
-            row: {name: (rows[row][name] - baseline[name], *ends) for name, ends in found.items()}
-            for row, found in resampling.differences(self.drawn, self.baseline).items()
+            name: (self.rows[row][name] - self.rows[against][name], *ends[name]) for name in ends
         }

@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 import models
 from models import Model
-from pipeline import atomic, checkpoint, manifest, metrics, raw_tree, scaling, tasks
+from pipeline import atomic, checkpoint, familiarity, manifest, metrics, raw_tree, scaling, tasks
 from pipeline import settings as run_settings
 from pipeline.answers import MODEL, of_baseline, of_model
 from pipeline.checkpoint import Checkpoint, Data
@@ -210,6 +210,7 @@ class Trainer:
                 train=list(split.train),
                 eval=list(split.eval),
                 attrs={key: opened.attrs[key] for key in CARRIED if key in opened.attrs},
+                seen=familiarity.seen(train_tracks, split.statistics),
             ),
             loader=loader,
             validation=fixed_crops(

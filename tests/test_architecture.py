@@ -8,7 +8,17 @@ import pytest
 import models
 
 ROOT = Path(__file__).parents[1]
-VERBS = {"convert", "verify", "split", "train", "infer", "inspection", "evaluate", "report", "compare"}
+VERBS = {
+    "convert",
+    "verify",
+    "split",
+    "train",
+    "infer",
+    "inspection",
+    "evaluate",
+    "report",
+    "compare",
+}
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("models/*.py")])
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in [*FILES, ROOT / "cli.py"]}
 

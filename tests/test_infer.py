@@ -16,12 +16,13 @@ from torch import nn
 
 import models
 from models import Geometry
-from pipeline import checkpoint, netcdf, settings, store
+from pipeline import checkpoint, settings, store
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.infer import infer, picked
 from pipeline.metrics import Errors
+from pipeline.outputs import netcdf
 from pipeline.scaling import Scaling
 from pipeline.sources import synthetic
 from pipeline.sources.digital_typhoon import ATTRS, INFRARED
@@ -32,7 +33,7 @@ torch.set_num_threads(1)
 ID = "202101"
 CHANNELS = (vars(INFRARED),)
 START = datetime(2021, 7, 19, tzinfo=UTC)
-QUICK = {"pictures": "none", "animation": None}
+QUICK = {"pictures": "none", "animations": ()}
 SMALL = ["model.width=8", "model.n_residual_blocks=1", "model.lambda_adv_s=0"]
 SMALL += ["model.lambda_adv_t=0", "training.sequence_length=1"]
 
@@ -54,7 +55,13 @@ def trained_run(folder, *overrides, channels=CHANNELS, **attrs):
         geometry=geometry,
         scaling=Scaling(("range",) * C, (240.0,) * C, (90.0,) * C, (0.3,) * C),
         data=Data(
-            "WP.zarr", "abc123", [dict(c) for c in channels], ["198702"], [], {**ATTRS, **attrs}
+            "WP.zarr",
+            "abc123",
+            [dict(c) for c in channels],
+            ["198702"],
+            [],
+            {**ATTRS, **attrs},
+            {"min": [150.0] * C, "max": [330.0] * C, "satellites": ["HMW8"]},
         ),
         weights=model.state_dict(),
         averaged=None,
@@ -94,7 +101,7 @@ def test_enhance_makes_every_frame_finer(run, raw, tmp_path):
     hours = np.datetime64("2021-07-19T00", "h") + np.array([0, 1, 4])  # 2 and 3 are left out
     assert (data.time.values == hours).all()
     assert done.scores == {}
-    assert (done.pictures, done.animation) == ([], None)
+    assert (done.pictures, done.animations) == ([], [])
     assert inside(tmp_path / "out") == ["a.nc"]
 
 
@@ -268,18 +275,18 @@ def test_a_damaged_frame_of_a_store_is_left_out_and_named(run, raw, tmp_path):
 
 def test_one_file(run, raw, tmp_path):
     file = raw / "image" / ID / f"2021071904-{ID}-HMW8-1.h5"
-    done = infer(run, file, tmp_path / "a.nc", pictures="1", animation="mp4")
+    done = infer(run, file, tmp_path / "a.nc", pictures="1", animations=["mp4"])
     whole = opened(infer(run, raw, tmp_path / "b.nc", **QUICK).file)
     data = opened(done.file)
     assert np.array_equal(data.brightness_temperature[0], whole.brightness_temperature[2])
     assert data.latitude.values == whole.latitude.values[2]  # its best track is found
     assert done.problems == []
-    assert done.animation is None  # one frame does not move
+    assert done.animations == []  # one frame does not move
 
 
 def test_without_best_track(run, tiny, tmp_path):
     tiny.write(0)
-    done = infer(run, tiny.root, tmp_path / "a.nc", pictures="1", animation=None)
+    done = infer(run, tiny.root, tmp_path / "a.nc", pictures="1", animations=())
     data = opened(done.file)
     assert "latitude" not in data
     assert "coordinates" not in data.brightness_temperature.encoding
@@ -329,15 +336,16 @@ def test_pixels_of_unknown_size(run, tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("mode", "columns"), [("enhance", 3), ("check", 5)])
 def test_pictures_and_animation(run, raw, tmp_path, mode, columns):
     out = tmp_path / "a.nc"
-    done = infer(run, raw, out, mode=mode, pictures="2", animation="gif")
+    done = infer(run, raw, out, mode=mode, pictures="2", animations=["mp4", "gif"])
     hours = ["2021071900", "2021071904"]  # the first and the last
     assert done.pictures == [tmp_path / "a" / f"{ID}-{hour}.png" for hour in hours]
     for path in done.pictures:
         with Image.open(path) as image:
             assert image.width == 2400  # 16 in of 150
             assert 1000 < image.height < 2400
-    assert done.animation == tmp_path / "a.gif"
-    with Image.open(done.animation) as image:
+    assert done.animations == [tmp_path / "a.mp4", tmp_path / "a.gif"]
+    assert b"ftyp" in done.animations[0].read_bytes()[:16]
+    with Image.open(done.animations[1]) as image:
         assert image.n_frames == 3
     assert inside(tmp_path / "a") == [path.name for path in done.pictures]
 
@@ -405,7 +413,8 @@ def test_frames_smaller_than_a_coarse_pixel_are_refused(run, tiny, out):
 def test_bad_options_are_refused(run, raw, out, tmp_path):
     refused("no such run folder", tmp_path / "none", raw, out)
     refused("no checkpoint 'last'; it has best", run, raw, out, which="last")
-    refused(r"ends in \.nc", run, raw, out.with_suffix(".zarr"))
+    refused(r"ends in \.nc \(NetCDF\), \.zarr or \.tif", run, raw, out.with_suffix(""))
+    refused("expected 2 or more", run, raw, out, members=1)
     refused("tile is 0 pixels", run, raw, out, tile=0)
     refused("pictures x: expected", run, raw, out, pictures="x")
     refused("device 'abacus'", run, raw, out, device="abacus")
@@ -447,11 +456,16 @@ def test_a_failed_rerun_leaves_the_good_file(run, raw, out, monkeypatch):
         infer(run, raw, out, **QUICK)
     assert caught.value.filename == str(out)
     assert out.read_bytes() == before
+    assert inside(out.parent) == [".a.nc.unfinished", "a.nc"]
+    monkeypatch.undo()
+    infer(run, raw, out, **QUICK)
+    assert out.read_bytes() == before
     assert inside(out.parent) == ["a.nc"]
 
 
-@pytest.mark.parametrize("size", [20_000, 100_000])
-def test_a_full_disk_is_an_error_and_not_a_crash(run, raw, out, size):
+@pytest.mark.parametrize(("size", "left"), [(20_000, []), (100_000, [".a.nc.unfinished"])])
+def test_a_full_disk_is_an_error_and_not_a_crash(run, raw, out, size, left):
+    """In the first frame, and in the file of all."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # Python ignores the signal
     try:
@@ -460,12 +474,13 @@ def test_a_full_disk_is_an_error_and_not_a_crash(run, raw, out, size):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(out)
-    assert inside(out.parent) == []
+    assert inside(out.parent) == left
     assert infer(run, raw, out, **QUICK).frames == 3
+    assert inside(out.parent) == ["a.nc"]
     assert Path(out).stat().st_size > 100_000
 
 
-def test_an_interrupt_leaves_nothing(run, raw, out, monkeypatch):
+def test_an_interrupt_in_the_first_frame_leaves_nothing(run, raw, out, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -495,4 +510,5 @@ def test_an_interrupt_is_noticed_between_two_frames(run, raw, tmp_path, monkeypa
     monkeypatch.setattr(netcdf.Writer, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         infer(run, raw, tmp_path / "a.nc", **QUICK)
-    assert not list(tmp_path.glob("*a.nc*"))
+    assert inside(tmp_path / ".a.nc.unfinished")  # for the next time
+    assert not list(tmp_path.glob("a.nc*"))

@@ -1,33 +1,21 @@
-"""Frames -> CF NetCDF-4, written one at a time; the file appears whole or not at all."""
+"""Frames -> CF NetCDF-4, written one at a time."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5netcdf
 import numpy as np
 
-from pipeline import atomic, store
+from pipeline import store
+from pipeline.outputs.layout import Layout
 
 CHUNK = 512  # pixels; side of a compressed chunk
 LEVEL = 1  # deflate; higher levels take several times as long for a few per cent
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a file holds, by variable name, each with its CF attributes."""
-
-    y: np.ndarray  # (H,) coordinate
-    x: np.ndarray  # (W,)
-    axes: Mapping[str, Mapping[str, Any]]  # attributes of y and x
-    fields: Mapping[str, Mapping[str, Any]]  # (time, y, x) float32, NaN where missing
-    series: Mapping[str, tuple[np.dtype, Mapping[str, Any]]]  # (time); "time" is one of them
-    attrs: Mapping[str, Any]  # of the file
 
 
 class Sink(io.FileIO):
@@ -91,10 +79,6 @@ class Writer:
             self.fields[name].attrs.update(attrs)
 
     def append(self, frames: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
-        """One time step: (H, W) of every field, a number of every series.
-
-        Raises OSError when the disk refuses.
-        """
         self.count += 1
         self.file.resize_dimension("time", self.count)
         for name, frame in frames.items():
@@ -109,25 +93,10 @@ class Writer:
 
 
 @contextmanager
-def written(path: Path, layout: Layout) -> Iterator[Writer]:
-    """A Writer; its file takes the place of `path` when the block ends well.
-
-    Otherwise nothing is left of it, and what was at `path` stays. OSError: the disk refuses.
-    """
-    try:
-        with atomic.replacing(path) as temporary, Sink(temporary, "w+") as sink:
-            with h5netcdf.File(sink, "w") as file:
-                writer = Writer(sink, file, layout)
-                yield writer
-            writer.check()
-    except OSError as error:
-        if error.errno is None or error.filename:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The variables of a file, sliced like arrays; values as stored."""
-    with h5netcdf.File(path, "r") as file:
-        yield file.variables
+def written(path: Path, layout: Layout, count: int) -> Iterator[Writer]:
+    """A Writer to a new file; `count` is not needed here. OSError: the disk refuses."""
+    with Sink(path, "w+") as sink:
+        with h5netcdf.File(sink, "w") as file:
+            writer = Writer(sink, file, layout)
+            yield writer
+        writer.check()

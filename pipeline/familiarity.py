@@ -1,0 +1,108 @@
+"""Is the input like what was trained on? Values, satellites and pixel size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.checkpoint import Data
+from pipeline.inputs import Footage
+from pipeline.manifest import Statistics
+from pipeline.raw_tree import Unconverted
+from pipeline.store import Track
+
+
+def seen(tracks: Sequence[Track], statistics: Statistics) -> dict[str, Any]:
+    """What a training saw, for its checkpoints: range of the values per channel, satellites."""
+    satellites = {satellite for track in tracks for satellite in satellites_of(track)}
+    return {
+        "min": list(statistics.min),
+        "max": list(statistics.max),
+        "satellites": sorted(satellites - {"unknown"}),
+    }
+
+
+def satellites_of(track: Track) -> set[str]:
+    """Out of the metadata alone: a release has a thousand tracks."""
+    if isinstance(track, Unconverted):
+        return {frame.satellite or "unknown" for frame in track.seen.frames}
+    if not track.has("satellite"):
+        return set()
+    return set(str(track.metadata("satellite")["attributes"].get("flag_meanings", "")).split())
+
+
+@dataclass
+class Outside:
+    """Pixels beyond the values that were trained on, counted frame by frame."""
+
+    data: Data
+    pixels: int = 0
+    counts: dict[tuple[int, str], int] = field(default_factory=dict)  # by channel and side
+    most: dict[tuple[int, str], float] = field(default_factory=dict)  # the value farthest out
+
+    def look(self, frame: np.ndarray) -> None:
+        """frame: (C, H, W) float32, physical units, NaN where missing."""
+        self.pixels += int(np.isfinite(frame[0]).sum())
+        ranges = zip(self.data.seen.get("min", ()), self.data.seen.get("max", ()), strict=True)
+        for channel, (low, high) in enumerate(ranges):
+            values = frame[channel]
+            for side, beyond, worst in (
+                ("below", values < low, np.nanmin),
+                ("above", values > high, np.nanmax),
+            ):
+                if count := int(beyond.sum()):
+                    key, value = (channel, side), float(worst(values))
+                    self.counts[key] = self.counts.get(key, 0) + count
+                    self.most[key] = float(worst([self.most.get(key, value), value]))
+
+    def sentences(
+        self, footage: Footage, satellites: Iterable[str], sizes: Sequence[float]
+    ) -> list[str]:
+        """One for each way in which the input is unlike the training tracks.
+
+        satellites: of the frames that were used. sizes: how many times coarser than the training
+        tracks' pixels those of the input may be.
+        """
+        training = f"the {len(self.data.train)} training tracks"
+        if len(self.data.train) == 1:
+            training = f"the training track {self.data.train[0]}"
+        told = resolution(footage.attrs, self.data.attrs, sizes, training)
+        if not self.data.seen:
+            return [
+                *told,
+                "The checkpoint is of an older version and does not say which values and "
+                "satellites it was trained on: whether the input is like them was not looked at.",
+            ]
+        for (channel, side), count in sorted(self.counts.items()):
+            about, least = self.data.channels[channel], side == "below"
+            limit = self.data.seen["min" if least else "max"][channel]
+            told.append(
+                f"{percent(count, self.pixels)} of the pixels lie {side} {limit:.1f} "
+                f"{about['units']}, the {'lowest' if least else 'highest'} value of {training}; "
+                f"the {'lowest' if least else 'highest'} here is "
+                f"{self.most[channel, side]:.1f} {about['units']}."
+            )
+        known = self.data.seen["satellites"]
+        if known and (new := sorted(set(satellites) - {*known, "unknown"})):
+            told.append(
+                f"No frame of the satellite {', '.join(new)} is in {training}, only of "
+                f"{', '.join(known)}."
+            )
+        return told
+
+
+def resolution(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], sizes: Sequence[float], training: str
+) -> list[str]:
+    here, there = (attrs.get("pixel_km") for attrs in (ours, theirs))
+    if here is None or there is None or np.isclose(here, np.multiply(sizes, there)).any():
+        return []
+    return [f"The input's pixels are {here:g} km, those of {training} {there:g} km."]
+
+
+def percent(count: int, pixels: int) -> str:
+    share = 100 * count / pixels
+    return f"{share:.2g} %" if share >= 0.01 else "Less than 0.01 %"

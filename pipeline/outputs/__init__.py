@@ -1,0 +1,1 @@
+"""What `infer` writes: the formats, each written frame by frame, and what is kept to go on."""

@@ -1,0 +1,40 @@
+"""What an output holds, whatever its format, and what writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Layout:
+    """By variable name, each with its CF attributes."""
+
+    y: np.ndarray  # (H,) coordinate, of pixel centres; north first
+    x: np.ndarray  # (W,) west first
+    unit: str  # of y and x: km, or pixels where their size is not known
+    pixel: float  # side of a pixel, in that unit
+    axes: Mapping[str, Mapping[str, Any]]  # attributes of y and x
+    fields: Mapping[str, Mapping[str, Any]]  # (time, y, x) float32, NaN where missing
+    series: Mapping[str, tuple[np.dtype, Mapping[str, Any]]]  # (time); "time" is one of them
+    attrs: Mapping[str, Any]  # of the whole
+
+
+class Writer(Protocol):
+    """An output to which frames are appended."""
+
+    def append(self, frames: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        """One time step: (H, W) of every field, a number of every series.
+
+        Raises OSError when the disk refuses.
+        """
+
+
+def plain(value: Any) -> Any:
+    """An attribute as JSON or a tag takes it; an array of one as a number, as NetCDF has it."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return value.item()
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,125 @@
+"""An evaluated run -> one HTML page with its scores, curves and pictures, readable offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import atomic, checkpoint, inputs, raw_tree, runlog, score_files, software
+from pipeline.answers import Answers
+from pipeline.checkpoint import Checkpoint
+from pipeline.errors import UsageError, UserError
+from pipeline.progress import progress
+from pipeline.reporting import page, storyboard
+from pipeline.reporting.material import Material
+
+PAGES = {"eval": "report.html", "test": "report-test.html"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    file: Path
+    size: int  # bytes
+    stills: int
+    loop: int  # frames
+
+
+def report(
+    run: Path,
+    *,
+    on: str = "eval",
+    out: Path | None = None,
+    frames: int = 3,
+    store_path: Path | None = None,
+    device: str = "auto",
+) -> Report:
+    """Write a run's report, as it was last evaluated on its eval or test tracks.
+
+    frames: how many are shown beside those of the largest and the smallest gain. store_path:
+    instead of the one that the run was trained with. The same input gives the same bytes. Raises
+    UserError for a run that was not evaluated, or was trained or moved since.
+    """
+    refuse_out(out)
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder; run `cli train --run {run}` first")
+    scores = score_files.read(run, on)
+    if "lead_times" in scores:
+        raise UserError(f"{run}: forecasts frames; a report can show super-resolution only")
+    trained = checkpoint.load(checkpoint.in_run(run, scores["checkpoint"]))
+    refuse_stale(run, on, trained, scores)
+    opened = raw_tree.opened(store_path or trained.settings.data.store)
+    inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
+    answers = Answers(trained, device)
+
+    every, against = storyboard.scored(scores["by_frame"]), scores["intervals"]["against"]
+    stills = storyboard.chosen(every, frames, against)
+    loop, one_in = storyboard.looped(every)
+    total = len({frame.key for frame in [*stills, *loop]})
+    board = storyboard.Board([], None, [])
+    with progress("report", total, "frames") as advance:
+        for made in storyboard.drawn(opened, answers, stills, loop, one_in, against):
+            if made is None:
+                advance()
+            else:
+                board = made
+    text = page.render(
+        Material(
+            run=run.resolve().name,
+            model=trained.settings.model_name,
+            scores=scores,
+            log=runlog.read_log(run),
+            settings=text_of(run / "settings.yaml"),
+            about=json_of(run / "about.json"),
+            attrs={**trained.data.attrs, **opened.attrs},
+            board=board,
+            software=software(),
+        )
+    )
+    file = out or run / PAGES[on]
+    with atomic.replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Report(file, file.stat().st_size, len(stills), len(loop))
+
+
+def refuse_out(out: Path | None) -> None:
+    if out is None:
+        return
+    if out.suffix not in (".html", ".htm"):
+        raise UsageError(f"{out}: the report is a page; give it a name that ends in .html")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; expected the name of a file to write")
+
+
+def refuse_stale(run: Path, on: str, trained: Checkpoint, scores: Mapping[str, Any]) -> None:
+    """Pictures of one model beside scores of another would lie. Raises UserError."""
+    epoch = trained.training["position"]["epoch"]
+    if epoch != scores["epoch"]:
+        raise UserError(
+            f"{run}: scored after epoch {scores['epoch']}, but checkpoint "
+            f"{scores['checkpoint']!r} is of epoch {epoch} by now; run "
+            f"{score_files.command(run, on)} again"
+        )
+
+
+def json_of(file: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no file. Raises UserError for anything else."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: damaged, not JSON ({error}); make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{file}: holds a {type(value).__name__}; expected an object; make it again"
+        )
+    return value
+
+
+def text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""

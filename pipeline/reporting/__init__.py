@@ -1,0 +1,1 @@
+"""A report's page: its material, put into words, tables, plots and panels."""

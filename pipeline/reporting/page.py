@@ -1,0 +1,84 @@
+"""A run's scores, training and pictures as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.reporting.material import Material
+from pipeline.reporting.panels import film, frames_of
+from pipeline.reporting.plots import curves, over_time, training
+from pipeline.reporting.summary import summary
+from pipeline.reporting.tables import METHODS, grouped, heads, meanings, rows_of, scores_intro
+from pipeline.reporting.words import TIMES, count
+
+
+def render(material: Material) -> str:
+    """The page; the same material gives the same text."""
+    environment = Environment(
+        loader=PackageLoader("pipeline"), autoescape=True, undefined=StrictUndefined
+    )
+    source = environment.loader
+    assert source is not None
+    css, script = (
+        Markup(source.get_source(environment, f"report.{kind}")[0]) for kind in ("css", "js")
+    )
+    return environment.get_template("report.html").render(
+        css=css, script=script, **context(material)
+    )
+
+
+def context(m: Material) -> dict[str, Any]:
+    """What the template is told."""
+    scores = m.scores
+    groups: list[dict[str, Any]] = [
+        {"title": title, "scores": heads(m, names), "rows": rows_of(m, scores, names, True)}
+        for title, names in grouped(list(scores["units"])).items()
+    ]
+    return {
+        "software": m.software,
+        "title": f"{m.model} {TIMES}{scores['factor']} on {count(len(m.ids), 'track')} "
+        "never trained on",
+        "kicker": f"Run {m.run} · {scores['on']} tracks · {scores['channel']['long_name']}",
+        "summary": summary(m),
+        "scores_intro": scores_intro(m),
+        "groups": groups,
+        "meanings": meanings(m),
+        "methods": [
+            {"label": m.label(row), "text": METHODS.get(row, "a baseline of the task")}
+            for row in m.rows
+        ],
+        "tracks": [
+            {
+                "id": id,
+                "frames": scores["track_frames"][id],
+                "rows": rows_of(m, rows, [s["name"] for s in groups[0]["scores"]], False),
+            }
+            for id, rows in scores["tracks"].items()
+        ],
+        "tracks_note": "The other scores of each track are in scores.csv beside scores.json.",
+        **over_time(m),
+        "training": training(m),
+        **frames_of(m),
+        "film": film(m, m.board.loop) if m.board.loop else None,
+        "curves": curves(m),
+        "facts": facts(m),
+        "settings": m.settings,
+    }
+
+
+def facts(m: Material) -> dict[str, list[tuple[str, str]]]:
+    s = m.scores
+    software = [
+        ("page", m.software),
+        *((name.replace("_", " "), str(value)) for name, value in m.about.items() if value),
+        ("checkpoint", f"{s['checkpoint']}, epoch {s['epoch']}"),
+        ("trained on conversion", s["manifest_hash"]),
+    ]
+    told = ("title", "source", "projection", "license", "attribution")
+    data = [(name, str(m.attrs[name])) for name in told if m.attrs.get(name)]
+    data += [("store", s["store"]), ("conversion", str(m.attrs.get("manifest_hash", "not known")))]
+    data += [("channel", f"{s['channel']['long_name']} [{s['channel']['units']}]")]
+    return {"software": software, "data": data}

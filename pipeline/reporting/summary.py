@@ -1,0 +1,77 @@
+"""What a report says first: what was trained and judged, and how it compares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.answers import MODEL
+from pipeline.reporting.material import Material
+from pipeline.reporting.words import count, listed, plus, rounded, with_unit, written
+
+FEW = 10  # tracks; an interval over fewer is rough, and says so
+
+
+def summary(m: Material) -> dict[str, Any]:
+    s = m.scores
+    fine, unit = s["pixel"], s["pixel_units"]
+    steps = f"from {s['factor'] * fine:g} {unit} to {fine:g} {unit}"
+    left_out, ids = s["frames_left_out"], s["trained_on"]
+    what = (
+        f"{m.model} makes frames of {s['channel']['long_name']} {s['factor']} times finer, "
+        f"{steps}. It was trained on {count(len(ids), 'track')} ({listed(ids)}) and "
+        f"is judged here on {count(len(m.ids), 'whole track')} ({listed(m.ids)}) that it was never "
+        f"trained on: {count(s['frames'], 'frame')}, each made coarse, restored, and compared with "
+        f"what was observed"
+        + (
+            f"; {count(left_out, 'frame')} with missing or blank images left out"
+            if left_out
+            else ""
+        )
+        + "."
+    )
+    notes = []
+    if len(m.ids) < 2:
+        notes.append(
+            "Only one track was scored. Frames of one storm resemble each other, so there is no "
+            "interval: nothing here says how much another storm would differ."
+        )
+    elif len(m.ids) < FEW:
+        notes.append(
+            f"The intervals rest on {len(m.ids)} tracks only: they are rough, and likely too "
+            "narrow."
+        )
+    if s["on"] == "eval" and s["checkpoint"] == "best":
+        notes.append(
+            "The checkpoint was chosen by its RMSE on these eval tracks, which flatters it a "
+            "little. To quote a figure, set test tracks aside and take those: cli evaluate RUN "
+            "--on test, then cli report RUN --on test."
+        )
+    verdicts = [verdict(m, row) for row in m.rows if row != MODEL]
+    return {"what": what, "verdicts": verdicts, "notes": notes}
+
+
+def verdict(m: Material, row: str) -> dict[str, str]:
+    """The model's RMSE beside that of one baseline; called better or worse by an interval only."""
+    s, unit = m.scores, m.scores["units"]["rmse"]
+    ours, theirs = (rounded(s[r]["rmse"], unit) for r in (MODEL, row))
+    if ours is None or theirs is None:
+        return {"kind": "", "head": f"Against {row}: undefined", "text": "No pixel was scored."}
+    text = f"RMSE {with_unit(ours, unit)}, {row} {with_unit(theirs, unit)}. "
+    found = s["intervals"]["model_minus"][row]["rmse"]
+    if found is not None:
+        value, low, high = (plus(written(v, unit)) for v in found)
+        level = f"{s['intervals']['level']:.0%}"
+        text += f"Difference {value} {unit}; {level} interval over tracks {low} to {high} {unit}."
+        if ours == theirs:
+            return {"kind": "", "head": f"Against {row}: the same error", "text": text}
+        if found[1] <= 0 <= found[2]:
+            return {"kind": "", "head": f"Against {row}: not told apart", "text": text}
+        kind, word = ("better-than", "smaller") if found[2] < 0 else ("worse-than", "larger")
+        return {"kind": kind, "head": f"Against {row}: {word} error", "text": text}
+    pairs = [
+        [rounded(rows[r]["rmse"], unit) for r in (MODEL, row)] for rows in s["tracks"].values()
+    ]
+    wins = sum(a is not None and b is not None and a < b for a, b in pairs)
+    word = "smaller" if ours < theirs else "larger" if ours > theirs else "the same"
+    text += f"Smaller on {wins} of {count(len(pairs), 'track')}; no interval."
+    return {"kind": "", "head": f"Against {row}: {word} error on these tracks", "text": text}

@@ -1,0 +1,172 @@
+"""Tables of scores: which are beside each other, the best of each column, what they mean.
+
+Every score is taken from scores.json as it is; here it is only rounded and ordered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.answers import MODEL
+from pipeline.reporting.material import Material
+from pipeline.reporting.words import head, plus, rounded, written
+
+# Scores by what they judge, in the order of the tables; others come last.
+GROUPS = {
+    "Errors": ("rmse", "mae", "bias", "psnr", "ssim"),
+    "Detail and motion": (
+        "log_spectral_distance",
+        "effective_resolution",
+        "tof",
+        "temporal_std_ratio",
+    ),
+    "Cold cloud": (
+        "cold_area_error_208",
+        "cold_area_error_220",
+        "cold_area_error_235",
+        "min_temperature_error",
+        "min_temperature_bias",
+    ),
+    "Cold cloud in its place": ("csi_220", "fss_220"),
+}
+OTHERS = "Other scores"
+BETTER = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "zero": "nearer 0 is better",
+    "one": "nearer 1 is better",
+    "none": "neither way is better",
+}
+MEANINGS = {
+    "rmse": "the usual size of an error of one pixel; large errors count most",
+    "mae": "the mean size of an error of one pixel",
+    "bias": "too warm (above 0) or too cold on average",
+    "psnr": "the error of each image relative to the range of values, in decibels",
+    "ssim": "whether local means, contrasts and patterns agree; 1 is equal",
+    "log_spectral_distance": "how far the power of structures of each size is from the truth's",
+    "effective_resolution": "smaller structures have less than half of the power that they have "
+    "in the truth",
+    "tof": "how far the motion between consecutive frames is from the truth's",
+    "temporal_std_ratio": "variation in time over three consecutive frames, divided by the "
+    "truth's; above 1 flickers, below 1 is sluggish; undefined without three such frames",
+    "cold_area_error_208": "share of a frame that is colder, against the truth's",
+    "cold_area_error_220": "share of a frame that is colder, against the truth's",
+    "cold_area_error_235": "share of a frame that is colder, against the truth's",
+    "min_temperature_error": "of each frame's coldest pixel, whatever its sign",
+    "min_temperature_bias": "the coldest pixel is too warm (above 0) or too cold",
+    "csi_220": "of all pixels that are colder in either, the share that is in both",
+    "fss_220": "whether as much of each small neighbourhood is colder; 1 is equal",
+}
+METHODS = {
+    MODEL: "the trained network that is judged here; its settings are at the end",
+    "bicubic": "cubic interpolation of the coarse frame; nothing is learnt",
+    "bicubic_means": "bicubic, corrected so that the mean of each coarse pixel is exact; nothing "
+    "is learnt, so a model should beat it too",
+    "nearest": "the coarse pixels themselves, enlarged",
+    "lanczos": "interpolation by a windowed sinc function; nothing is learnt",
+}
+
+
+def grouped(names: Sequence[str]) -> dict[str, list[str]]:
+    """These scores, by what they judge."""
+    made = {title: [n for n in known if n in names] for title, known in GROUPS.items()}
+    known = {name for group in GROUPS.values() for name in group}
+    made[OTHERS] = [name for name in names if name not in known]
+    return {title: inside for title, inside in made.items() if inside}
+
+
+def distance(value: float | None, better: str) -> float:
+    """How far a score is from the best that it could be, smaller is better; inf for none."""
+    if value is None:
+        return math.inf
+    if better == "zero":
+        return abs(value)
+    if better == "none":
+        return 0.0  # all equally good
+    if better == "one":
+        return abs(value - 1)
+    return value if better == "lower" else -value
+
+
+def heads(m: Material, names: Sequence[str]) -> list[dict[str, str]]:
+    units, better, long = (m.scores[key] for key in ("units", "better", "long_names"))
+    return [
+        {"name": n, "head": head(n, units[n]), "better": BETTER[better[n]], "long": long[n]}
+        for n in names
+    ]
+
+
+def rows_of(
+    m: Material, of: Mapping[str, Any], names: Sequence[str], whole: bool
+) -> list[dict[str, Any]]:
+    """Rows of a table. of: scores by method; whole: of all tracks, so with intervals."""
+    units, better = m.scores["units"], m.scores["better"]
+    near = {
+        name: {row: distance(rounded(of[row][name], units[name]), better[name]) for row in m.rows}
+        for name in names
+    }
+    made = []
+    for row in m.rows:
+        cells = []
+        for name in names:
+            value, unit = of[row][name], units[name]
+            all_ = near[name].values()
+            cells.append(
+                {
+                    "value": written(value, unit),
+                    "best": value is not None and near[name][row] == min(all_) < max(all_),
+                    "interval": interval(m, row, name) if whole else "",
+                    "difference": difference(m, row, name) if whole else "",
+                }
+            )
+        made.append({"name": row, "label": m.label(row), "cells": cells})
+    return made
+
+
+def interval(m: Material, row: str, name: str) -> str:
+    bounds = m.scores["intervals"]["rows"].get(row, {}).get(name)
+    unit = m.scores["units"][name]
+    return "" if bounds is None else f"{written(bounds[0], unit)} to {written(bounds[1], unit)}"
+
+
+def difference(m: Material, row: str, name: str) -> str:
+    found = m.scores["intervals"]["differences"].get(row, {}).get(name)
+    if found is None or row == m.against:
+        return ""
+    value, low, high = (plus(written(v, m.scores["units"][name])) for v in found)
+    return f"{value} [{low}, {high}]"
+
+
+def scores_intro(m: Material) -> str:
+    s = m.scores
+    told = (
+        f"All pixels of all {s['frames']} frames, in physical units; ★ marks the best of each "
+        f"column. PSNR and SSIM take {s['psnr_range']['min']:g} to {s['psnr_range']['max']:g} "
+        f"{s['psnr_range']['units']} as their range. "
+    )
+    if len(m.ids) < 2:
+        return told + "Intervals over tracks are undefined for one track, and so are not shown."
+    i = s["intervals"]
+    return told + (
+        f"Below each value: its {i['level']:.0%} interval over {i['over']} "
+        f"({i['resamples']} resamples), and Δ, the difference from {i['against']} with its "
+        "interval."
+    )
+
+
+def meanings(m: Material) -> list[dict[str, str]]:
+    s = m.scores
+    made = []
+    for name in [n for group in grouped(list(s["units"])).values() for n in group]:
+        text = s["long_names"][name]
+        if name in MEANINGS:
+            text += f": {MEANINGS[name]}"
+        made.append(
+            {
+                "head": head(name, s["units"][name]),
+                "text": f"{text}. {BETTER[s['better'][name]].capitalize()}.",
+            }
+        )
+    return made
