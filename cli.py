@@ -557,7 +557,10 @@ def report(
 def infer(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     input: Annotated[
-        Path, typer.Argument(help="A typhoon's raw folder, one H5 file, a raw tree or a store.")
+        Path,
+        typer.Argument(
+            help="A typhoon's raw folder, one H5 file, a raw tree; NetCDF files; or a store."
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif).")
@@ -579,6 +582,18 @@ def infer(
         ),
     ] = None,
     id: Annotated[str | None, typer.Option(help="Which typhoon, where there are several.")] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option(help="NetCDF: where it has another name than in training.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="NetCDF: of its values, where the files do not say.")
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option(help="NetCDF: between files that bear no time, as 24h.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="NetCDF: time of the first of them, as 2023-08-01.")
+    ] = None,
     pictures: Annotated[
         str, typer.Option(help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.")
     ] = "3",
@@ -596,13 +611,14 @@ def infer(
     checkpoint: Which = "best",
     device: Device = "auto",
 ) -> None:
-    """Run a trained model on a typhoon: CF NetCDF, Zarr or GeoTIFFs, pictures and an animation.
+    """Run a model on a typhoon or a forecast: NetCDF, Zarr or GeoTIFFs, pictures, an animation.
 
     Stopped, the same command goes on. docs/PRODUCTS.md says what an output holds.
 
     Example: cli infer runs/first data/WP/image/202107 --out 202107.nc --mode check
     """
     from pipeline import infer as stage
+    from pipeline.sources import options
 
     done = stage.infer(
         run,
@@ -613,6 +629,7 @@ def infer(
         which=checkpoint,
         members=ensemble or 0,
         id=id,
+        options=options.asked(variable=variable, units=units, step=step, start=start),
         tile=tile,
         device=device,
         pictures=pictures,
@@ -655,6 +672,8 @@ def compare(
         console.print(f"{run} minus {first}: RMSE {told}")
     if not done.differences:
         console.print("One track: how far another might differ cannot be said")
+    for note in done.notes:
+        console.print(f"Note: {note}")
     console.print(f"{done.frames} frames of {done.tracks} tracks\nAll       {done.file}")
     for path in done.pictures:
         console.print(f"Picture   {path}")

@@ -77,6 +77,7 @@ PUBLISHED = {
     "content": "vgg",
     "vgg_scale": 1.0,
     "anchor": 0.0,
+    "lambda_adversarial": 1e-3,
     "smoothing": 0.0,
 }
 
@@ -111,7 +112,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     vgg_relu: bool = True  # features after that convolution's activation; as published
     vgg_scale: PositiveFloat = 1 / 12.75  # of the features, as in the paper
     anchor: NonNegativeFloat = 1.0  # weight of L1 beside content vgg, which knows no units
-    lambda_adversarial: NonNegativeFloat = 1e-3  # as published; 0: no discriminator
+    # Published 1e-3, beside features. Of ERA5 rain x4, whose mse is 5e-4, 1e-4 brought back a tenth
+    # of the finest detail's power (mse alone: a fiftieth) for 2 % more RMSE. 0: no discriminator.
+    lambda_adversarial: NonNegativeFloat = 1e-4
     adversarial: Adversarial = "bce"  # as published
     # Against a discriminator that wins altogether:
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # bce's label of real is 1 - smoothing
@@ -304,7 +307,10 @@ class Model(nn.Module):
         real, made = truth.where(seen, 0.0), fake.where(seen, 0.0)  # alike where nothing is known
         loss, parts = self._content(fake, truth, made, real)
         if ours.lambda_adversarial:
-            beside = upsampled(x.flatten(0, 1), self.scale, "bilinear") if ours.condition else None
+            coarse = x.flatten(0, 1)
+            spread = self._spread(coarse)
+            real, made = real / spread, made / spread
+            beside = upsampled(coarse / spread, self.scale, "bilinear") if ours.condition else None
             yield "discriminator", *self._judge(real, made.detach(), beside)
             with frozen(self.discriminator):
                 fooled = fooling_loss(ours.adversarial, self._verdict(made, beside))
@@ -330,6 +336,14 @@ class Model(nn.Module):
         anchor = content_loss("l1", fake, truth)
         return content + ours.anchor * anchor, named(content=content, anchor=anchor)
 
+    def _spread(self, x: Tensor) -> Tensor | float:
+        """By what the discriminator's pictures are divided: the batch's standard deviation.
+
+        Spectral norm lets a verdict differ no more than the pictures do, and rain differs little:
+        without this, 250 steps on ERA5 rain left the discriminator's loss at ln 4, undecided.
+        """
+        return 1.0 if self.settings.arch == "published" else x.std(correction=0).clamp(min=FAINT)
+
     def _judge(
         self, real: Tensor, fake: Tensor, beside: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -354,6 +368,7 @@ class Model(nn.Module):
         return self.discriminator(frames if beside is None else torch.cat([frames, beside], 1))
 
 
+FAINT = 0.02  # of the range: a batch that differs less is not shown with more contrast
 BEND = 100.0  # softplus: it leaves the floor over some hundredths of the range, the width of a drop
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from pipeline.answers import MODEL, Answers, shown
 from pipeline.errors import UsageError, UserError
 from pipeline.pictures import Palette, Panel, Scene
 from pipeline.progress import progress
+from pipeline.reporting import choice
+from pipeline.scaling import is_rain
 from pipeline.scorecard import Card, Yardstick
+from pipeline.sources.grids import Grid
+from pipeline.store import Store
 
 Table = dict[str, dict[str, float]]
 # what two evaluations must share to be compared: their name in scores.json, and in words
 SHARED = {
     "manifest_hash": "stores",
     "factor": "factors of refinement",
+    "truth": "truths",
     "psnr_range": "valid ranges",
     "track_frames": "tracks or frames",
 }
@@ -48,6 +54,7 @@ class Comparison:
     units: dict[str, str]
     tracks: int
     frames: int
+    notes: tuple[str, ...] = ()  # that must be said beside the scores
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,15 @@ class Frame:
     when: str
     satellite: str
     apart: float  # RMSE of the second run minus the first's
+
+    @property
+    def key(self) -> choice.Key:
+        return self.track, self.number
+
+    @property
+    def seconds(self) -> int:
+        """Since 1970."""
+        return int(datetime.fromisoformat(self.when).timestamp())
 
 
 def compare(
@@ -105,8 +121,11 @@ def compare(
                 name: (rows[other.name][name] - rows[first.name][name], *ends[name])
                 for name in ends
             }
-    frames = chosen(frames_of(every), count)
-    files = draw(every, frames, out, store_path or Path(first.told["store"]), device, palette)
+    frames, files = [], []
+    if count:
+        opened = same_store(first, store_path or Path(first.told["store"]))
+        frames = chosen(frames_of(every), count, opened if is_rain(first.told["channel"]) else None)
+        files = draw(every, frames, out, opened, device, palette)
     file = out / "comparison.json"
     atomic.write_json(
         file,
@@ -115,6 +134,8 @@ def compare(
             "on": on,
             "tracks": list(first.cards),
             "frames": first.told["frames"],
+            "truth": first.told.get("truth", "native"),
+            "notes": first.told.get("notes", []),
             "units": first.told["units"],
             "better": first.told["better"],
             "scores": score_files.finite(rows),
@@ -126,8 +147,16 @@ def compare(
             "pictures": {path.name: vars(frame) for path, frame in zip(files, frames, strict=True)},
         },
     )
-    units = first.told["units"]
-    return Comparison(file, files, rows, differences, units, len(tracks), first.told["frames"])
+    return Comparison(
+        file,
+        files,
+        rows,
+        differences,
+        first.told["units"],
+        len(tracks),
+        first.told["frames"],
+        tuple(first.told.get("notes", [])),
+    )
 
 
 def about(each: Scored) -> dict[str, Any]:
@@ -154,7 +183,9 @@ def refuse_unlike(every: Sequence[Scored]) -> None:
     """Scores of other frames, or by another measure, cannot be compared. Raises UserError."""
     first = every[0]
     for other in every[1:]:
-        unlike = [words for key, words in SHARED.items() if first.told[key] != other.told[key]]
+        unlike = [
+            words for key, words in SHARED.items() if first.told.get(key) != other.told.get(key)
+        ]
         if unlike:
             raise UserError(
                 f"{first.run} and {other.run} were evaluated on other {' and '.join(unlike)}; "
@@ -181,8 +212,15 @@ def frames_of(every: Sequence[Scored]) -> list[Frame]:
     return sorted(frames, key=lambda frame: frame.apart)
 
 
-def chosen(frames: Sequence[Frame], count: int) -> list[Frame]:
-    """Evenly from the first to the last."""
+def chosen(frames: Sequence[Frame], count: int, opened: Store | None = None) -> list[Frame]:
+    """Evenly from the first to the last; of rain the first, the last, and between them the wettest.
+
+    opened: where rain is read from, of which most frames are dry; None: it is not rain.
+    """
+    if opened is not None and count > 1 and len(frames) > count:
+        wet = choice.wetness(opened, [frame.key for frame in frames])
+        between = choice.wettest(frames[1:-1], wet, count - 2)
+        return sorted([frames[0], *between, frames[-1]], key=lambda frame: frame.apart)
     places = np.linspace(0, len(frames) - 1, min(count, len(frames)))
     return [frames[round(place)] for place in places]
 
@@ -191,16 +229,11 @@ def draw(
     every: Sequence[Scored],
     frames: Sequence[Frame],
     out: Path,
-    store_path: Path,
+    opened: Store,
     device: str,
     palette: Palette,
 ) -> list[Path]:
     """A picture per frame: truth, each run, and where the second differs from the first."""
-    if not frames:
-        return []
-    opened = raw_tree.opened(store_path)
-    if opened.manifest_hash != every[0].told["manifest_hash"]:
-        raise UserError(f"{store_path}: not the store that the runs were evaluated on; use --store")
     answers = [
         Answers(checkpoint.load(checkpoint.in_run(each.run, each.told["checkpoint"])), device)
         for each in every
@@ -208,8 +241,9 @@ def draw(
     files = []
     with progress("draw", len(frames), "pictures") as advance:
         for frame in frames:
-            window = opened.track(frame.track).checked(frame.number, 1)
-            scene = scene_of(every, answers, window, frame, palette)
+            track = opened.track(frame.track)
+            window = track.checked(frame.number, 1)
+            scene = scene_of(every, answers, window, frame, palette, track.grid)
             hour = frame.when.replace("-", "").replace("T", "")[:10]
             files.append(pictures.panels(out / f"{frame.track}-{hour}.png", scene))
             advance(1, frame.track)
@@ -222,8 +256,9 @@ def scene_of(
     window: np.ndarray,
     frame: Frame,
     palette: Palette,
+    grid: Grid | None = None,
 ) -> Scene:
-    """window: (1, C, H, W), physical units."""
+    """window: (1, C, H, W), physical units; grid: where its pixels lie."""
     first, second = every[:2]
     posed = answers[0].posed(window, coarsen=True)
     assert posed.truth is not None  # coarsened
@@ -233,21 +268,43 @@ def scene_of(
     ]
     channel, y = first.told["channel"], first.yardstick
     nearer = np.abs(fields[1] - truth) - np.abs(fields[0] - truth)
-    height, width = (side * y.pixel / 2 for side in truth.shape)
-    extent = (-width, width, -height, height)
     when = frame.when.replace("T", " ").replace("Z", " UTC")
+    said = [frame.track, when, frame.satellite]
+    interpolated = first.told.get("truth") == "interpolated"
     return Scene(
-        title=f"{frame.track}    {when}    {frame.satellite}",
-        subtitle=f"RMSE of {second.name} minus {first.name}: {frame.apart:+.3f} {y.units}",
+        title="    ".join(part for part in said if part != "unknown"),
+        subtitle=f"RMSE of {second.name} minus {first.name}: {frame.apart:+.3f} {y.units}"
+        + "    (interpolated truth)" * interpolated,
         panels=[
-            Panel("Truth", truth),
+            Panel("Interpolated truth" if interpolated else "Truth", truth),
             *(Panel(each.name, field) for each, field in zip(every, fields, strict=True)),
             Panel(f"{second.name} minus {first.name}", fields[1] - fields[0], error=True),
             Panel(f"|error|: {second.name} minus {first.name}", nearer, error=True),
         ],
-        look=pictures.look(channel, palette),
-        errors=pictures.error_look(channel, "difference"),
-        extent=extent,
+        look=pictures.look(channel, palette, y.hours),
+        errors=pictures.error_look(channel, "difference", y.hours),
         unit=y.pixel_units,
-        zoom=pictures.zoomed(extent, 0.3),
+        **place(truth.shape, y, grid, answers[0].factor if interpolated_by_task(answers[0]) else 1),
     )
+
+
+def interpolated_by_task(answers: Answers) -> bool:
+    return answers.task.settings.truth == "interpolated"
+
+
+def place(shape: tuple[int, ...], y: Yardstick, grid: Grid | None, finer: int) -> dict[str, Any]:
+    """Where a picture of (H, W) lies, as a Scene takes it; finer: than the grid's cells."""
+    if grid is not None:
+        extent = pictures.covered(grid, (shape[0], shape[1]), finer)
+        return {"extent": extent, "origin": "map" if grid.projected else "earth"}
+    height, width = (side * y.pixel / 2 for side in shape)
+    extent = (-width, width, -height, height)
+    return {"extent": extent, "zoom": pictures.zoomed(extent, 0.3)}
+
+
+def same_store(first: Scored, path: Path) -> Store:
+    """What the runs were evaluated on. Raises UserError for another."""
+    opened = raw_tree.opened(path)
+    if opened.manifest_hash != first.told["manifest_hash"]:
+        raise UserError(f"{path}: not the store that the runs were evaluated on; use --store")
+    return opened

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import atomic, cluster, manifest, software, sources, store, store_writer
 from pipeline.elsewhere import await_tracks, convert_elsewhere
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
 from pipeline.progress import progress
 from pipeline.provenance import fingerprint, is_done, record_of, settings_of
@@ -72,6 +72,12 @@ def convert(
     """
     release = selected(sources.scan(source, settings.options), ids)
     settings = settings.settled(release)
+    units = {channel.units for channel in release.channels}
+    if len(units) > 1 and (settings.valid_min, settings.valid_max) != (None, None):
+        raise UsageError(
+            f"{source}: has channels in {', '.join(sorted(units))}; one --valid-min or --valid-max "
+            "cannot be of all of them: convert them into stores of their own"
+        )
     if strict and release.problems:
         raise UserError(f"{release.problems[0]} (--strict)")
     store_writer.check_target(target)

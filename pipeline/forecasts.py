@@ -16,66 +16,78 @@ import numpy as np
 from pipeline import axes
 from pipeline.errors import UserError
 from pipeline.scaling import is_rain
+from pipeline.sources.grids import Grid
 
 ALIKE = 0.02  # of a cell or of an accumulation: no difference that matters
+DIGITS = 9  # of a pixel's side: what is beyond is rounding
 FAR = 100.0  # times more or less than in training: rather another unit than other weather
-LATITUDE = {
-    "standard_name": "latitude",
-    "long_name": "latitude",
-    "units": "degrees_north",
-    "axis": "Y",
+DEGREES: dict[str, dict[str, str]] = {
+    "latitude": {"units": "degrees_north", "axis": "Y"},
+    "longitude": {"units": "degrees_east", "axis": "X"},
 }
-LONGITUDE = {
-    "standard_name": "longitude",
-    "long_name": "longitude",
-    "units": "degrees_east",
-    "axis": "X",
+KILOMETRES: dict[str, dict[str, str]] = {
+    "y": {"units": "km", "axis": "Y"},
+    "x": {"units": "km", "axis": "X"},
 }
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the pixels of an output lie; rows and columns as those of the input."""
+    """Where the pixels of an output lie, and what its two dimensions are called."""
 
-    latitude: np.ndarray  # (H,) float64 degrees north, of the pixels' centres
-    longitude: np.ndarray  # (W,) degrees east
+    y: np.ndarray  # (H,) float64, of the pixels' centres, north first
+    x: np.ndarray  # (W,) west first
+    unit: str  # deg, km or pixels
+    pixel: float  # height of a pixel, in that unit
+    axes: Mapping[str, Mapping[str, Any]]  # by name, rows first: CF attributes
 
-    @classmethod
-    def finer(cls, latitude: np.ndarray, longitude: np.ndarray, factor: int) -> Place:
-        """Each pixel of an input cut into factor x factor; the edges of the area stay.
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top edge."""
+        half = self.pixel / 2
+        wide = float(self.x[1] - self.x[0]) / 2 if len(self.x) > 1 else half
+        return (
+            float(self.x[0]) - wide,
+            float(self.x[-1]) + wide,
+            float(self.y[-1]) - half,
+            float(self.y[0]) + half,
+        )
 
-        Raises UserError where the input's are not evenly spaced: its pixels cannot be cut alike.
-        """
-        for name, axis in (("latitudes", latitude), ("longitudes", longitude)):
+
+def place(grid: Grid, finer: int, shape: tuple[int, int]) -> Place:
+    """Of an output on an input's grid: each pixel cut into finer x finer, the edges staying put.
+
+    shape: (H, W) of the output; rows and columns beyond it are left out. Raises UserError where
+    the grid's are not evenly spaced: its pixels cannot be cut alike.
+    """
+    y, x = grid.y, grid.x
+    if finer > 1:
+        for name, axis in (("rows", y), ("columns", x)):
             if axes.side(axis) is None:
                 raise UserError(
                     f"its {name} are not evenly spaced ({spaced(axis)}); bring it onto an even "
                     "grid first, as `cli convert --resolution` does"
                 )
-        return cls(axes.finer(latitude, factor), axes.finer(longitude, factor))
-
-    @classmethod
-    def cut(cls, latitude: np.ndarray, longitude: np.ndarray, shape: tuple[int, int]) -> Place:
-        """The first rows and columns of an input's own pixels."""
-        return cls(np.asarray(latitude)[: shape[0]], np.asarray(longitude)[: shape[1]])
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top edge, degrees."""
-        west, east = ends(self.longitude)
-        south, north = ends(self.latitude)
-        return west, east, south, north
-
-
-def ends(axis: np.ndarray) -> tuple[float, float]:
-    """The outer edges of the cells, the smaller first."""
-    half = (axes.side(axis) or 0.0) / 2
-    return float(axis.min()) - half, float(axis.max()) + half
+        y, x = axes.finer(y, finer), axes.finer(x, finer)
+    y, x = y[: shape[0]], x[: shape[1]]
+    pixel = float(abs(y[-1] - y[0]) / (len(y) - 1)) if len(y) > 1 else 1.0
+    said = KILOMETRES if grid.projected else DEGREES
+    names = ("projection_y_coordinate", "projection_x_coordinate") if grid.projected else said
+    return Place(
+        y=y,
+        x=x,
+        unit="km" if grid.projected else "deg",
+        pixel=round(pixel, DIGITS),
+        axes={
+            axis: {"standard_name": name, "long_name": name.replace("_", " "), **about}
+            for (axis, about), name in zip(said.items(), names, strict=True)
+        },
+    )
 
 
 def spaced(axis: np.ndarray) -> str:
     steps = np.abs(np.diff(axis))
-    return "one value" if not len(steps) else f"steps of {steps.min():g} to {steps.max():g} degrees"
+    return "one value" if not len(steps) else f"steps of {steps.min():g} to {steps.max():g}"
 
 
 def refuse_others(
@@ -108,22 +120,23 @@ def unlike(
     channel: Mapping[str, Any],
     trained: Mapping[str, Any],
     given: Mapping[str, Any],
-    factor: int,
+    sizes: Sequence[float],
     most: float,
 ) -> list[str]:
     """Sentences on how an input differs from what a model learnt to refine; none: it does not.
 
     channel: as a checkpoint describes it. trained, given: attributes of the training store and of
-    the input, of which grid_degrees and accumulation_hours are looked at. most: the input's largest
-    value, NaN where that is not known.
+    the input, of which grid_degrees and accumulation_hours are looked at. sizes: how many times
+    coarser than the training store's cells those of the input may be; the last is what the model
+    learnt from. most: the input's largest value, NaN where that is not known.
     """
     said = []
     learnt, side = trained.get("grid_degrees"), given.get("grid_degrees")
-    if learnt and side and abs(side - factor * learnt) > ALIKE * factor * learnt:
+    if learnt and side and not np.isclose(side, np.multiply(sizes, learnt), rtol=ALIKE).any():
+        coarse = sizes[-1] * learnt
         said.append(
-            f"The input has cells of {side:g} degrees; the model learnt to refine cells of "
-            f"{factor * learnt:g} degrees into {learnt:g}, and makes these into {side / factor:g}: "
-            "its detail is that of another scale."
+            f"The input has cells of {side:g} degrees, the model learnt from cells of {coarse:g} "
+            "degrees: its detail is that of another scale."
         )
     learnt, hours = trained.get("accumulation_hours"), given.get("accumulation_hours")
     if learnt and hours and abs(hours - learnt) > ALIKE * learnt:

@@ -34,6 +34,7 @@ from pipeline.pictures import Palette
 from pipeline.product import ENSEMBLE, Mode, Product, about
 from pipeline.progress import progress, say
 from pipeline.scenes import Shots, stamp
+from pipeline.sources.options import NONE, Options
 
 Movie = Literal["mp4", "gif"]
 
@@ -66,18 +67,20 @@ def infer(
     which: str = "best",
     members: int = 0,
     id: str | None = None,
+    options: Options = NONE,
     tile: int = tiling.TILE,
     device: str = "auto",
     pictures: str = "3",
     animations: Sequence[Movie] = ("mp4",),
     palette: Palette = "enhanced",
 ) -> Inference:
-    """Use a run's model on one typhoon: a raw tree or folder, one H5 file, or a store.
+    """Use a run's model on one typhoon or gridded field: raw files or a folder of them, or a store.
 
     out: a .nc file, a .zarr or a folder of GeoTIFFs; pictures go into the folder beside it that has
     its name, and so are animations named. format: where the ending of `out` shall not decide.
     members: how many sets of the run's weights make an ensemble; 0: none. id: which typhoon, where
-    there are several. tile: x pixels; a smaller one needs less memory and more time. pictures: how
+    there are several. options: how raw gridded files are to be read, where they differ from those
+    trained on. tile: x pixels; a smaller one needs less memory and more time. pictures: how
     many, evenly spread; or "all", "none", or UTC hours as in "2021071900,2021071912". animations:
     of all frames, unless there is only one.
 
@@ -91,7 +94,7 @@ def infer(
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
     if members == 1 or members < 0:
         raise UsageError(f"an ensemble of {members}: expected 2 or more")
-    footage = inputs.opened(input, id, trained.data.channels)
+    footage = inputs.opened(input, id, trained.data.channels, options)
     form.refuse_others(out, footage.id)
     picked(pictures, footage.times, range(len(footage.times)))  # a bad wish is refused now
     crew = ensemble.members(run, which, members) if members else []

@@ -14,6 +14,7 @@ import zarr
 
 from pipeline import quality, sources, store
 from pipeline.errors import UsageError, UserError
+from pipeline.forecasts import refuse_others
 from pipeline.sources import FrameError, RawFrame, RawTrack, Release, Variable
 from pipeline.sources.grids import Grid
 from pipeline.sources.options import NONE, Options
@@ -44,12 +45,13 @@ def opened(
     path: Path,
     id: str | None,
     channels: Sequence[Mapping[str, Any]],
-    options: Options | None = None,
+    options: Options = NONE,
 ) -> Footage:
     """The track `id` of whatever lies at `path`; without an id, the only one there is.
 
     channels: as a store describes them; their valid range decides what is missing. options: how
-    raw files are to be read; None: gridded ones as a single track of those channels' variables.
+    raw files are to be read; where they say nothing gridded ones are a single track of those
+    channels' variables.
     Raises UserError for input that is neither raw nor a store, holds several tracks, has other
     channels, or has not one readable frame.
     """
@@ -57,8 +59,8 @@ def opened(
         path, id = path.parent, id or path.name
     if (path / "zarr.json").is_file():
         return from_store(store.open_store(path), id, channels)
-    if options is None:
-        options = asked_for(channels) if sources.format_of(path) == "netcdf" else NONE
+    if sources.format_of(path) == "netcdf":
+        options = Options(**{**asked_for(channels).given(), **options.given()})
     try:
         return from_source(sources.scan(path, options), id, channels)
     except UsageError as error:
@@ -168,18 +170,6 @@ def only(path: Path, ids: Sequence[str], id: str | None) -> str:
     if id not in ids:
         raise UserError(f"{path}: no track {id!r}; it has {store.few(ids)}")
     return id
-
-
-def refuse_others(
-    path: Path, found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]
-) -> None:
-    """A model knows its own channels only. Raises UserError."""
-    have, want = (
-        ", ".join(f"{channel['name']} [{channel['units']}]" for channel in channels)
-        for channels in (found, expected)
-    )
-    if have != want:
-        raise UserError(f"{path}: has the channels {have}; the model was trained on {want}")
 
 
 def dimensions(array: zarr.Array) -> tuple[str | None, ...] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import forecasts
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.ensemble import Crew, Member
 from pipeline.errors import UserError
@@ -51,6 +52,7 @@ class Maker:
     members: Sequence[Member]  # of an ensemble, the model first; or none
     device: str
     outside: Outside
+    most: float = -np.inf  # of the first channel, in the frames that were used
 
     def __post_init__(self) -> None:
         others, tile = self.members[1:], self.answers.tile
@@ -88,6 +90,7 @@ class Maker:
                 if CRPS in part.sums:
                     done.ensemble += Ensemble.of_plain(part.sums[CRPS])
                 self.outside.look(frame)
+                self.most = max(self.most, float(np.nanmax(frame[0])))
                 done.kept.append(number)
                 advance(name not in there, self.footage.id)
         if not done.kept:
@@ -120,13 +123,19 @@ class Maker:
         footage = self.footage
         values = {
             "time": footage.times[number],
-            "satellite": self.names.index(footage.satellites[number]),
+            **self.satellite(number),
             **{name: v.values[number] for name, v in footage.variables.items()},
             **{f"rmse_{row}": score for row, score in rmse(part, self.product).items()},
         }
         if CRPS in part.sums:
             values["crps_ensemble"] = Ensemble.of_plain(part.sums[CRPS]).scores()["crps"]
         return values
+
+    def satellite(self, number: int) -> dict[str, int]:
+        """By its place among the names; a field on a map has none."""
+        if self.product.on_a_map:
+            return {}
+        return {"satellite": self.names.index(self.footage.satellites[number])}
 
     def stored(
         self, parts: Unfinished, number: int
@@ -146,7 +155,11 @@ class Maker:
         product = self.product
         sizes = (1, product.factor) if product.mode == "enhance" else (1,)
         satellites = [self.footage.satellites[number] for number in kept]
-        return self.outside.sentences(self.footage, satellites, sizes)
+        data, ours = self.outside.data, self.footage.attrs
+        return [
+            *self.outside.sentences(self.footage, satellites, sizes),
+            *forecasts.unlike(data.channels[0], data.attrs, ours, sizes, self.most),
+        ]
 
 
 def refuse_stopping(stopping: Callable[[], bool], parts: Unfinished, total: int) -> None:

@@ -1,7 +1,8 @@
 """Drawing: frames side by side as a PNG, and a sequence of such pictures as MP4 or GIF.
 
-Infrared as forecasters are used to it: cold is bright, or coloured below -30 °C; one scale of
-kelvin for all panels and all times; missing pixels hatched, unlike any temperature.
+Infrared as forecasters are used to it: cold is bright, or coloured below -30 °C. Rain as maps of it
+are: white where it is dry, then blue, green, yellow, red and violet by its logarithm. One scale for
+all panels and all times; missing pixels hatched, unlike any value.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # half a second to import
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+
+    from pipeline.sources.grids import Grid
 
 Palette = Literal["enhanced", "grey"]
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
@@ -48,6 +51,24 @@ ENHANCED = (
     (GREY_FROM, "#dcdcdc"),
     (310.0, "#0a0a0a"),
 )
+INFRARED = "toa_brightness_temperature"  # standard name; of air the same kelvin mean other things
+MM = "mm"  # what is measured in it is rain
+DRY = "#ffffff"
+# Evenly over the logarithm, from where it counts as wet. In the order of radar and gauge maps.
+RAIN = (
+    "#cfe8fa",
+    "#86bdea",
+    "#3b7fd0",
+    "#1f9e8a",
+    "#58bb43",
+    "#f3e53c",
+    "#f59a1d",
+    "#dd2f1c",
+    "#b3127a",
+    "#4f1a7e",
+)
+WETTEST = 500  # the wettest colour is of so many times the least rain that counts as wet
+ERRORS = 20  # and the scale of differences ends at so many times it
 MISSING: dict[str, Any] = {
     "facecolor": "#f4e3ef",
     "edgecolor": "#b0679b",
@@ -65,6 +86,21 @@ class Look:
     high: float
     label: str
     extend: Literal["neither", "both"] = "both"
+    logarithmic: bool = False  # what is below `low` is DRY
+
+    def share(self, values: np.ndarray) -> np.ndarray:
+        """Of the scale, 0 to 1; what is DRY is below 0. NaN stays."""
+        if not self.logarithmic:
+            return np.clip((values - self.low) / (self.high - self.low), 0, 1)
+        seen = np.maximum(values, self.low)  # NaN stays
+        share = np.log(seen / self.low) / np.log(self.high / self.low)
+        return np.where(values < self.low, -1.0, np.minimum(share, 1))
+
+    def values(self) -> np.ndarray:
+        """(LEVELS,) the value of each colour of a field drawn pixel by pixel; DRY stands as 0."""
+        if not self.logarithmic:
+            return np.linspace(self.low, self.high, LEVELS)
+        return np.concatenate([[0.0], np.geomspace(self.low, self.high, LEVELS - 1)])
 
 
 @dataclass(frozen=True)
@@ -88,15 +124,25 @@ class Scene:
     extent: Extent
     unit: str  # of the extent
     zoom: Extent | None = None  # a second row shows this part
+    # from what the extent counts: a frame's centre, the Earth's degrees east and north, or a map's
+    # origin
+    origin: Literal["centre", "earth", "map"] = "centre"
 
 
-def look(channel: Mapping[str, Any], palette: Palette = "enhanced") -> Look:
-    """For one channel as a store describes it."""
+def look(
+    channel: Mapping[str, Any], palette: Palette = "enhanced", hours: float | None = None
+) -> Look:
+    """For one channel as a store describes it; hours: that rain was accumulated over."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
     label = f"{channel['long_name']} [{channel['units']}]"
-    if channel["units"] != "K":
+    if channel["units"] == MM:
+        label = f"{channel['long_name']}{f' in {hours:g} h' if hours else ''} [{MM}]"
+        colours = LinearSegmentedColormap.from_list("rain", RAIN, N=LEVELS - 1)
+        wet = least_rain(hours)
+        return Look(colours.with_extremes(under=DRY), wet, WETTEST * wet, label, logarithmic=True)
+    if channel["units"] != "K" or channel.get("standard_name", INFRARED) != INFRARED:
         return Look(colormaps["viridis"], channel["valid_min"], channel["valid_max"], label)
     low, high = ENHANCED[0][0], ENHANCED[-1][0]
     if palette == "grey":
@@ -105,12 +151,23 @@ def look(channel: Mapping[str, Any], palette: Palette = "enhanced") -> Look:
     return Look(LinearSegmentedColormap.from_list("enhanced", stops, N=1024), low, high, label)
 
 
-def error_look(channel: Mapping[str, Any], what: str) -> Look:
+def error_look(channel: Mapping[str, Any], what: str, hours: float | None = None) -> Look:
     """For differences of one channel: symmetric, the same for every picture."""
     from matplotlib import colormaps
 
+    label = f"{what} [{channel['units']}]"
+    if channel["units"] == MM:  # brown is too dry, green too wet
+        most = ERRORS * least_rain(hours)
+        return Look(colormaps["BrBG"], -most, most, label)
     most = (channel["valid_max"] - channel["valid_min"]) / 18  # 10 K for infrared
-    return Look(colormaps["RdBu_r"], -most, most, f"{what} [{channel['units']}]")
+    return Look(colormaps["RdBu_r"], -most, most, label)
+
+
+def least_rain(hours: float | None) -> float:
+    """What counts as wet, mm, of rain accumulated over so many hours."""
+    from pipeline.metrics.rain import thresholds  # torch takes seconds to import
+
+    return thresholds(hours or 1)[0]
 
 
 def coloured(field: np.ndarray, style: Look) -> np.ndarray:
@@ -120,13 +177,51 @@ def coloured(field: np.ndarray, style: Look) -> np.ndarray:
     """
     from matplotlib.colors import to_rgb
 
-    table = np.vstack(
-        [style.colours(np.linspace(0, 1, LEVELS))[:, :3], to_rgb(MISSING["facecolor"])]
-    )
-    share = np.clip((field - style.low) / (style.high - style.low), 0, 1)
-    level = np.where(np.isnan(field), LEVELS, np.round(np.nan_to_num(share) * (LEVELS - 1)))
+    steps = LEVELS - 1 - style.logarithmic  # the first of a logarithmic scale is DRY
+    table = style.colours(np.linspace(0, 1, steps + 1))[:, :3]
+    table = np.vstack([table, to_rgb(MISSING["facecolor"]), to_rgb(DRY)])
+    share = style.share(field)
+    level = np.where(share < 0, steps + 2, np.round(np.nan_to_num(share) * steps))
+    level = np.where(np.isnan(share), steps + 1, level)
     made: np.ndarray = np.round(255 * table).astype(np.uint8)[level.astype(np.intp)]
     return made
+
+
+def covered(grid: Grid, shape: tuple[int, int], finer: int = 1) -> Extent:
+    """What `shape` rows and columns, counted from the north-west, cover: edges, not centres.
+
+    finer: so many of them to a cell of the grid.
+    """
+    (H, W), (top, bottom), (left, right) = shape, edges(-grid.y), edges(grid.x)
+    rows, columns = H // finer, W // finer
+    if rows < len(grid.y):
+        bottom = -(grid.y[rows - 1] + grid.y[rows]) / 2
+    if columns < len(grid.x):
+        right = (grid.x[columns - 1] + grid.x[columns]) / 2
+    return (float(left), float(right), float(-bottom), float(-top))
+
+
+def edges(centres: np.ndarray) -> tuple[float, float]:
+    """Where the first of some rising cells begins and the last ends; of one alone its own place."""
+    half = np.diff(centres) / 2 if len(centres) > 1 else np.zeros(1)
+    return centres[0] - half[0], centres[-1] + half[-1]
+
+
+def proportions(extent: Extent, origin: str) -> float:
+    """Width by height, as on the ground."""
+    left, right, bottom, top = extent
+    shrunk = np.cos(np.radians((bottom + top) / 2)) if origin == "earth" else 1.0
+    return float((right - left) * max(0.2, shrunk) / (top - bottom))
+
+
+def degree(value: float, positive: str, negative: str) -> str:
+    """As on a map: 150°E, 175°W, 0°, 180°; longitudes that went beyond 180 come back."""
+    if positive == "E":
+        value = (value + 180) % 360 - 180
+    text = f"{abs(value):.2f}".rstrip("0").rstrip(".")
+    if text == "0" or (positive == "E" and text == "180"):
+        return f"{text}°"
+    return f"{text}°{positive if value > 0 else negative}"
 
 
 def encoded(image: np.ndarray, *, exact: bool) -> bytes:
@@ -164,6 +259,7 @@ def image(scene: Scene, most: tuple[int, int] = (1600, 1080)) -> np.ndarray:
 # Inches. Fixed places instead of a layout engine: nothing may move from one picture of an animation
 # to the next.
 WIDTH, LEFT, RIGHT, GAP, TOP, ROW_GAP, BOTTOM = 16.0, 0.85, 0.2, 0.14, 1.12, 0.42, 1.3
+EDGE = 0.07  # of a panel's width: no degree is written so near to its side
 KEY = 1.6  # what the key to missing pixels takes of the colour bar's row
 
 
@@ -173,7 +269,7 @@ def drawn(scene: Scene, dpi: int) -> Figure:
     count = len(scene.panels)
     rows = [scene.extent] if scene.zoom is None else [scene.extent, scene.zoom]
     wide = (WIDTH - LEFT - RIGHT - GAP * (count - 1)) / count
-    tall = [wide * (e[3] - e[2]) / (e[1] - e[0]) for e in rows]
+    tall = [wide / proportions(e, scene.origin) for e in rows]
     height = TOP + sum(tall) + ROW_GAP * (len(rows) - 1) + BOTTOM
     figure = Figure((WIDTH, height), dpi=dpi, facecolor="white")
 
@@ -192,12 +288,13 @@ def drawn(scene: Scene, dpi: int) -> Figure:
                 axes.set_title(panel.title, size=13, pad=5)
                 if scene.zoom:
                     draw_box(axes, scene.zoom)
+            across, up = axis_labels(scene)
             if number == 0:
-                axes.set_ylabel(f"{scene.unit} north of centre", size=11, labelpad=2)
+                axes.set_ylabel(up, size=11, labelpad=2)
             else:
                 axes.tick_params(labelleft=False)
             if row == len(rows) - 1:
-                axes.set_xlabel(f"{scene.unit} east of centre", size=11, labelpad=2)
+                axes.set_xlabel(across, size=11, labelpad=2)
         y -= ROW_GAP
 
     fields = sum(not panel.error for panel in scene.panels)  # errors stand at the right
@@ -214,13 +311,22 @@ def drawn(scene: Scene, dpi: int) -> Figure:
     return figure
 
 
+def axis_labels(scene: Scene) -> tuple[str, str]:
+    """Of the axis across and of the one upwards."""
+    if scene.origin == "earth":
+        return "longitude [degrees east]", "latitude [degrees north]"
+    of = " of centre" if scene.origin == "centre" else ""
+    return f"{scene.unit} east{of}", f"{scene.unit} north{of}"
+
+
 def draw_field(axes: Axes, panel: Panel, scene: Scene, extent: Extent) -> None:
     hatch(axes)
     field, covered = cut(panel.field, scene.extent, extent)
     style = scene.errors if panel.error else scene.look
     enlarged = field.shape[1] < 400
     axes.imshow(
-        np.ma.masked_invalid(field),
+        # colours, where what is dry must not be mixed with numbers
+        opaque(field, style) if style.logarithmic else np.ma.masked_invalid(field),
         cmap=style.colours,
         vmin=style.low,
         vmax=style.high,
@@ -233,6 +339,18 @@ def draw_field(axes: Axes, panel: Panel, scene: Scene, extent: Extent) -> None:
     axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.locator_params(nbins=5)
     axes.tick_params(labelsize=10, length=3)
+    if scene.origin == "earth":
+        # away from the ends, or labels would run into the next panel's
+        margin = EDGE * (extent[1] - extent[0])
+        within = extent[0] + margin, extent[1] - margin
+        axes.set_xticks([tick for tick in axes.get_xticks() if within[0] <= tick <= within[1]])
+        axes.xaxis.set_major_formatter(lambda value, _: degree(value, "E", "W"))
+        axes.yaxis.set_major_formatter(lambda value, _: degree(value, "N", "S"))
+
+
+def opaque(field: np.ndarray, style: Look) -> np.ndarray:
+    """(H, W, 4) uint8, transparent where missing."""
+    return np.dstack([coloured(field, style), np.where(np.isnan(field), 0, 255).astype(np.uint8)])
 
 
 def cut(field: np.ndarray, extent: Extent, part: Extent) -> tuple[np.ndarray, Extent]:
@@ -273,12 +391,24 @@ def hatch(axes: Axes) -> None:
 
 def draw_bar(axes: Axes, style: Look) -> None:
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import LogNorm, Normalize
 
-    scale = ScalarMappable(Normalize(style.low, style.high), style.colours)
+    norm = (LogNorm if style.logarithmic else Normalize)(style.low, style.high)
+    scale = ScalarMappable(norm, style.colours)
     bar = axes.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=style.extend)
+    if style.logarithmic:
+        bar.set_ticks(round_values(style.low, style.high))
+        bar.ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        bar.ax.minorticks_off()
     bar.set_label(style.label, size=11, labelpad=3)
     bar.ax.tick_params(labelsize=10)
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Between the two: 1, 2 and 5 times powers of ten."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    every = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+    return [value for value in every if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
 def zoomed(extent: Extent, share: float) -> Extent:

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import metrics, store
+from pipeline import forecasts, metrics, store
 from pipeline.answers import MODEL
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
+from pipeline.forecasts import Place
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import Layout
 
@@ -34,9 +35,11 @@ class Product:
     shape: tuple[int, int]  # (H, W)
     y: np.ndarray  # (H,) units north of the centre, of pixel centres
     x: np.ndarray  # (W,) east
-    unit: str  # km, or pixels where their size is not known
+    unit: str  # km, deg, or pixels where their size is not known
     pixel: float  # side of an output pixel, in that unit
     notes: list[str]
+    axes: Mapping[str, Mapping[str, Any]]  # of y and x: names, and their attributes
+    extent: tuple[float, float, float, float]  # left, right, bottom, top edge
     members: Sequence[str] = ()  # of an ensemble, where one was asked for
 
     @classmethod
@@ -49,16 +52,18 @@ class Product:
         members: Sequence[str] = (),
     ) -> Product:
         """Raises UserError for frames too small to be made coarse, channels without one score."""
-        f, channels = trained.settings.task.factor, trained.data.channels
-        _, H, W = footage.shape
-        kilometres = footage.attrs.get("pixel_km", trained.data.attrs.get("pixel_km"))
-        pixel, unit = (1.0, "pixels") if kilometres is None else (float(kilometres), "km")
-        north, east = H / 2 * pixel, W / 2 * pixel  # of the frame's edges
+        task, channels = trained.settings.task, trained.data.channels
+        f, (_, H, W) = task.factor, footage.shape
         notes = []
         if mode == "enhance":
-            shape, pixel = (f * H, f * W), pixel / f
+            shape = (f * H, f * W)
         else:
             metrics.peak(channels)  # refuses channels that cannot share a score
+            if task.truth == "interpolated":
+                raise UserError(
+                    "--mode check: this model learnt from interpolated truth, and there is no "
+                    "other to check it by; use --mode enhance"
+                )
             if min(H, W) < f:
                 raise UserError(f"{footage.path}: {H}x{W} pixels cannot be coarsened {f} times")
             shape = (H // f * f, W // f * f)
@@ -67,6 +72,7 @@ class Product:
                     f"The last {H - shape[0]} rows and {W - shape[1]} columns were left out: "
                     f"{H}x{W} pixels are not divisible by {f}."
                 )
+        place = placed(trained, footage, f if mode == "enhance" else 1, shape)
         return cls(
             mode=mode,
             factor=f,
@@ -74,11 +80,13 @@ class Product:
             baseline=baseline,
             channels=channels,
             shape=shape,
-            y=north - (np.arange(shape[0]) + 0.5) * pixel,
-            x=(np.arange(shape[1]) + 0.5) * pixel - east,
-            unit=unit,
-            pixel=pixel,
+            y=place.y,
+            x=place.x,
+            unit=place.unit,
+            pixel=place.pixel,
             notes=notes,
+            axes=place.axes,
+            extent=place.extent,
             members=members,
         )
 
@@ -93,12 +101,6 @@ class Product:
         if self.mode != "check":
             return []
         return [MODEL, *([ENSEMBLE] if self.members else []), self.baseline]
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom, top edge."""
-        half = self.pixel / 2
-        return (self.x[0] - half, self.x[-1] + half, self.y[-1] - half, self.y[0] + half)
 
     def fields(self) -> Iterator[tuple[str, int, str, str]]:
         """Name, channel, what it shows (MODEL, MEAN, TRUTH ...) and how to say that."""
@@ -138,21 +140,13 @@ class Product:
             }
             if not channel["standard_name"] or what == SPREAD:  # a deviation is no temperature
                 del fields[name]["standard_name"]
-        satellites = sorted(set(footage.satellites))
         series: dict[str, tuple[np.dtype, Mapping[str, Any]]] = {
             "time": (np.dtype("i8"), {**store.TIME_ATTRS, "long_name": "UTC", "axis": "T"}),
             **{
                 name: (variable.values.dtype, variable.attrs)
                 for name, variable in footage.variables.items()
             },
-            "satellite": (
-                np.dtype("i1"),
-                {
-                    "long_name": "satellite",
-                    "flag_values": np.arange(len(satellites), dtype="i1"),
-                    "flag_meanings": " ".join(satellites),
-                },
-            ),
+            **({} if self.on_a_map else {"satellite": codes(footage.satellites)}),
             **{
                 f"rmse_{row}": (
                     np.dtype("f4"),
@@ -172,28 +166,64 @@ class Product:
                     "units": self.channels[0]["units"],
                 },
             )
-        nominal = f"{self.pixel:g} {self.unit} per pixel, nominal"
-        units = self.unit if self.unit == "km" else "1"
         return Layout(
             y=self.y,
             x=self.x,
             unit=self.unit,
             pixel=self.pixel,
-            axes={
-                axis: {
-                    "long_name": f"{self.unit} {way} of the storm centre, {nominal}",
-                    "units": units,
-                    "axis": axis.upper(),
-                }
-                for axis, way in (("y", "north"), ("x", "east"))
-            },
+            axes=self.axes,
             fields=fields,
             series=series,
             attrs=attrs,
         )
 
+    @property
+    def on_a_map(self) -> bool:
+        """Whether every pixel has one place for all frames; a storm's have not."""
+        return "standard_name" in next(iter(self.axes.values()))
+
     def said(self, row: str) -> str:
         return {MODEL: self.model, ENSEMBLE: "the ensemble's mean"}.get(row, row)
+
+
+def placed(trained: Checkpoint, footage: Footage, finer: int, shape: tuple[int, int]) -> Place:
+    """Where an output's pixels lie, so many times finer than the input's; shape: (H, W) of it.
+
+    On the input's own latitudes and longitudes, or its map, where it has them; else about the
+    frame's centre, where a tracked storm is.
+    """
+    if footage.grid is not None:
+        try:
+            return forecasts.place(footage.grid, finer, shape)
+        except UserError as error:
+            raise UserError(f"{footage.path}: {error}") from None
+    _, H, W = footage.shape
+    kilometres = footage.attrs.get("pixel_km", trained.data.attrs.get("pixel_km"))
+    pixel, unit = (1.0, "pixels") if kilometres is None else (float(kilometres), "km")
+    north, east = H / 2 * pixel, W / 2 * pixel  # of the frame's edges
+    pixel /= finer
+    y = north - (np.arange(shape[0]) + 0.5) * pixel
+    x = (np.arange(shape[1]) + 0.5) * pixel - east
+    nominal = f"{pixel:g} {unit} per pixel, nominal"
+    axes = {
+        axis: {
+            "long_name": f"{unit} {way} of the storm centre, {nominal}",
+            "units": unit if unit == "km" else "1",
+            "axis": axis.upper(),
+        }
+        for axis, way in (("y", "north"), ("x", "east"))
+    }
+    return Place(y, x, unit, pixel, axes)
+
+
+def codes(satellites: Sequence[str]) -> tuple[np.dtype, Mapping[str, Any]]:
+    """How the satellites of the frames are kept."""
+    names = sorted(set(satellites))
+    return np.dtype("i1"), {
+        "long_name": "satellite",
+        "flag_values": np.arange(len(names), dtype="i1"),
+        "flag_meanings": " ".join(names),
+    }
 
 
 def about(
@@ -207,13 +237,16 @@ def about(
     f = product.factor
     long_name = product.channels[0]["long_name"]
     if product.mode == "enhance":
-        comment = enhanced(product, theirs.get("pixel_km"))
+        sides = {"km": "pixel_km", "deg": "grid_degrees"}
+        comment = enhanced(product, theirs.get(sides.get(product.unit, "")))
     else:
         how = trained.settings.task.coarsening
         comment = (
             f"The observed frames were coarsened {f} times ({how}) and restored; the variables "
             f"whose names end in {product.baseline} and {TRUTH} are what to compare with."
         )
+    if trained.settings.task.conserve_mass != "none":
+        comment += f" The mean of every {f}x{f} pixels is the coarse value that they come from."
     attribution = joined(ours.get("attribution"), theirs.get("attribution"))
     what = "made finer" if product.mode == "enhance" else "coarsened and restored"
     attrs = {
@@ -238,11 +271,11 @@ def about(
     return {name: value for name, value in attrs.items() if value != ""}
 
 
-def enhanced(product: Product, trained_km: float | None) -> str:
-    """What is observed and what is not; trained_km: side of the training tracks' pixels."""
+def enhanced(product: Product, trained_side: float | None) -> str:
+    """What is observed and what is not; trained_side: of the training tracks' pixels."""
     f, side, unit = product.factor, product.pixel, product.unit
     given = f * side
-    learnt = given if trained_km is None or unit != "km" else trained_km
+    learnt = given if trained_side is None else trained_side
     told = (
         f"Detail finer than {given:g} {unit} is the model's estimate, not observed: it learnt to "
         f"make {f * learnt:g} {unit} into {learnt:g}"

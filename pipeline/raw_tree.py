@@ -143,7 +143,7 @@ class Unconverted(Track):
         return np.array(self.seen.flags, np.uint8)
 
     @property
-    def grid(self) -> Grid | None:  # type: ignore[override]  # there a cached property
+    def grid(self) -> Grid | None:
         return self.raw.grid
 
     @property

@@ -13,8 +13,9 @@ from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
 from pipeline.progress import progress
-from pipeline.reporting import page, storyboard
+from pipeline.reporting import choice, page, storyboard
 from pipeline.reporting.material import Material
+from pipeline.scaling import RAIN
 
 PAGES = {"eval": "report.html", "test": "report-test.html"}
 
@@ -40,9 +41,9 @@ def report(
 ) -> Report:
     """Write a run's report, as it was last evaluated on its eval or test tracks.
 
-    frames: how many are shown beside those of the largest and the smallest gain. store_path:
-    instead of the one that the run was trained with. The same input gives the same bytes. Raises
-    UserError for a run that was not evaluated, or was trained or moved since.
+    frames: how many are shown beside those of the largest and the smallest gain; of rain the
+    wettest. store_path: instead of the one that the run was trained with. The same input gives the
+    same bytes. Raises UserError for a run that was not evaluated, or was trained or moved since.
     """
     refuse_out(out)
     if not run.is_dir():
@@ -56,13 +57,19 @@ def report(
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
     answers = Answers(trained, device)
 
-    every, against = storyboard.scored(scores["by_frame"]), scores["intervals"]["against"]
-    stills = storyboard.chosen(every, frames, against)
-    loop, one_in = storyboard.looped(every)
+    every, against = choice.scored(scores["by_frame"]), scores["intervals"]["against"]
+    if scores["channel"]["units"] == RAIN:
+        wet = choice.wetness(opened, [frame.key for frame in every])
+        stills = choice.chosen(every, frames, against, wet)
+        loop, one_in = choice.wettest_stretch(every, wet), 1
+    else:
+        stills = choice.chosen(every, frames, against)
+        loop, one_in = choice.looped(every)
+    hours = scores.get("accumulation_hours")
     total = len({frame.key for frame in [*stills, *loop]})
     board = storyboard.Board([], None, [])
     with progress("report", total, "frames") as advance:
-        for made in storyboard.drawn(opened, answers, stills, loop, one_in, against):
+        for made in storyboard.drawn(opened, answers, stills, loop, one_in, against, hours):
             if made is None:
                 advance()
             else:

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from pipeline import metrics
 from pipeline import pictures as drawing
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.inputs import Footage
 from pipeline.pictures import Palette, Panel, Scene
 from pipeline.product import SPREAD, TRUTH, Product
 from pipeline.progress import progress
+from pipeline.scaling import is_rain
 
+SMALL = 256  # pixels
 MOVIE_PIXELS = (1600, 1080)  # an animation is no larger
 
 
@@ -70,7 +73,7 @@ class Shots:
         posed = self.answers.posed(self.footage.read(number)[None], coarsen=product.mode == "check")
         coarse = posed.x[0, 0, 0].cpu().numpy()
         at = f"{product.pixel:g} {product.unit}"
-        differences = drawing.error_look(channel, "error")
+        differences = drawing.error_look(channel, "error", self.hours)
         if product.mode == "enhance":
             baseline = shown(self.answers.of(product.baseline, posed), posed.hidden)[0]
             panels = [
@@ -99,19 +102,44 @@ class Shots:
             title=self.title(number),
             subtitle=self.subtitle(number),
             panels=panels,
-            look=drawing.look(channel, self.palette),
+            look=drawing.look(channel, self.palette, self.hours),
             errors=differences,
             extent=product.extent,
             unit=product.unit,
-            zoom=drawing.zoomed(product.extent, 0.2 if product.mode == "enhance" else 0.3),
+            zoom=self.zoom,
+            origin=self.origin,
         )
+
+    @property
+    def hours(self) -> float | None:
+        """That rain was accumulated over, where that is known."""
+        hours = self.footage.attrs.get("accumulation_hours")
+        return float(hours) if hours and is_rain(self.product.channels[0]) else None
+
+    @property
+    def origin(self) -> Literal["centre", "earth", "map"]:
+        """What the pictures' axes count from."""
+        if not self.product.on_a_map:
+            return "centre"
+        return "earth" if self.product.unit == "deg" else "map"
+
+    @property
+    def zoom(self) -> drawing.Extent | None:
+        """A part to show larger; of a small field none, since all of it can be seen."""
+        if self.product.on_a_map and max(self.product.shape) < SMALL:
+            return None
+        return drawing.zoomed(self.product.extent, 0.2 if self.product.mode == "enhance" else 0.3)
 
     def title(self, number: int) -> str:
         when = stamp(self.footage.times[number], "%Y-%m-%d %H:%M UTC")
+        if self.product.on_a_map:
+            return when
         return f"{self.footage.id}    {when}    {self.footage.satellites[number]}"
 
     def subtitle(self, number: int) -> str:
-        """Where the storm was and how strong, as far as the source knows."""
+        """Where the storm was and how strong, as far as the source knows; of rain, how long."""
+        if self.product.on_a_map:
+            return f"rain of {self.hours:g} h" if self.hours else ""
         known = {
             name: float(variable.values[number])
             for name, variable in self.footage.variables.items()
@@ -131,7 +159,8 @@ def spread_look(channel: Mapping[str, Any]) -> drawing.Look:
     """For standard deviations of one channel: from 0, the same for every picture."""
     from matplotlib import colormaps
 
-    most = (channel["valid_max"] - channel["valid_min"]) / 90  # 2 K for infrared
+    low, high = metrics.span(channel)
+    most = (high - low) / (20 if is_rain(channel) else 90)  # 2 K for infrared
     label = f"standard deviation [{channel['units']}]"
     return drawing.Look(colormaps["magma"], 0.0, most, label, "neither")
 

@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline import pictures
 from pipeline.errors import UsageError, UserError
 from pipeline.pictures import Panel, Scene
+from pipeline.sources.grids import Grid
 
 INFRARED = {
     "name": "infrared",
@@ -18,6 +19,13 @@ INFRARED = {
     "units": "K",
     "valid_min": 150.0,
     "valid_max": 330.0,
+}
+RAIN = {
+    "name": "tp",
+    "long_name": "Total precipitation",
+    "units": "mm",
+    "valid_min": 0.0,
+    "valid_max": 2000.0,
 }
 EXTENT = (-80.0, 80.0, -80.0, 80.0)
 
@@ -108,10 +116,66 @@ def test_coloured_below_minus_30_celsius_only():
     assert np.ptp(at(236)) > 0.3
 
 
-def test_other_units_have_their_own_range():
-    look = pictures.look({**INFRARED, "units": "mm", "valid_min": 0.0, "valid_max": 50.0})
+def test_other_quantities_have_their_own_range():
+    other = {**INFRARED, "units": "m s-1", "valid_min": 0.0, "valid_max": 50.0}
+    look = pictures.look(other)
     assert (look.low, look.high) == (0, 50)
-    assert look.label == "brightness temperature [mm]"
+    assert look.label == "brightness temperature [m s-1]"
+    air = pictures.look({**INFRARED, "standard_name": "air_temperature"})
+    assert air.colours.name == "viridis"
+
+
+@pytest.mark.parametrize(
+    ("hours", "ends", "most"), [(None, (0.1, 50), 2), (1, (0.1, 50), 2), (24, (1, 500), 20)]
+)
+def test_rain_is_white_where_dry_and_then_logarithmic(hours, ends, most):
+    look = pictures.look(RAIN, hours=hours)
+    assert (look.low, look.high) == pytest.approx(ends)
+    assert look.colours.name == "rain"
+    low, high = ends
+    shares = look.share(np.array([0.99 * low, low, np.sqrt(low * high), 2 * high, np.nan]))
+    assert np.allclose(shares, [-1, 0, 0.5, 1, np.nan], equal_nan=True)
+    field = np.array([[0.0, 0.99 * low, low, np.nan]])
+    dry, nearly, wet, gone = pictures.coloured(field, look)[0].tolist()
+    assert dry == nearly == [255, 255, 255]
+    assert len({tuple(dry), tuple(wet), tuple(gone)}) == 3
+    errors = pictures.error_look(RAIN, "error", hours)
+    assert (errors.low, errors.high) == pytest.approx((-most, most))
+
+
+def test_rain_can_be_read_back_from_its_colour():
+    look = pictures.look(RAIN)
+    values = look.values()
+    colours = [tuple(c) for c in pictures.coloured(values[None], look)[0].tolist()]
+    assert len(values) == len(set(colours)) == pictures.LEVELS
+    step = values[-1] / values[-2]
+    truth = np.geomspace(look.low, look.high, 999)
+    value = dict(zip(colours, values, strict=True))
+    read = [value[tuple(c)] for c in pictures.coloured(truth[None], look)[0].tolist()]
+    assert np.abs(np.log(read / truth)).max() <= np.log(step) / 2 + 1e-9
+
+
+def test_a_grid_is_covered_from_edge_to_edge():
+    grid = Grid(np.arange(55.0, 50.0, -0.5), np.arange(175.0, 185.0, 0.5))  # 10 rows, 20 columns
+    assert pictures.covered(grid, (10, 20)) == (174.75, 184.75, 50.25, 55.25)
+    assert pictures.covered(grid, (8, 16)) == (174.75, 182.75, 51.25, 55.25)
+    assert pictures.covered(grid, (40, 80), 4) == (174.75, 184.75, 50.25, 55.25)
+
+
+def test_a_map_of_the_earth_has_degrees_and_true_proportions():
+    extent = (174.0, 184.0, 55.0, 65.0)
+    made = scene(2, look=pictures.look(RAIN), extent=extent, zoom=None, unit="deg", origin="earth")
+    figure = pictures.drawn(made, dpi=50)
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    width, height = (axes.bbox.width, axes.bbox.height)
+    assert width / height == pytest.approx(0.5, abs=0.01)  # cos 60°
+    ticks = [text.get_text() for text in axes.get_xticklabels()]
+    assert "180°" in ticks
+    assert {"176°E", "176°W"} & set(ticks)
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+    assert "centre" not in axes.get_xlabel() + axes.get_ylabel()
 
 
 def test_an_error_is_symmetric():

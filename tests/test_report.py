@@ -28,7 +28,7 @@ from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.raw_tree import opened
-from pipeline.reporting import storyboard
+from pipeline.reporting import choice, storyboard
 from pipeline.reporting.material import Material
 from pipeline.reporting.summary import verdict
 from pipeline.sources.synthetic import Storm, write_tree
@@ -305,7 +305,7 @@ def test_what_is_drawn_is_what_was_scored(home: Path, scores: dict[str, Any]) ->
     """The fields behind the pictures have the RMSE that scores.json gives for their frame."""
     store = opened(home / "WP.zarr")
     answers = Answers(checkpoint.load(checkpoint.in_run(home / "run", "best")), "cpu")
-    frames = storyboard.scored(scores["by_frame"])
+    frames = choice.scored(scores["by_frame"])
     assert len(frames) == 7
     for frame in frames:
         fields = storyboard.restored(store, answers, frame, ["bicubic", "model"])

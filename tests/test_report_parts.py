@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from pipeline import pictures
-from pipeline.reporting import charts, storyboard, tables, trackmap, words
+from pipeline.reporting import charts, choice, storyboard, tables, trackmap, words
 from pipeline.reporting.charts import Axis, Line, Mark, Scale
-from pipeline.reporting.storyboard import Scored
+from pipeline.reporting.choice import Scored
 from pipeline.reporting.trackmap import Course
 from pipeline.sources import Variable
 
@@ -191,7 +191,7 @@ def keys(chosen: list[Scored]) -> list[tuple[str, int]]:
 
 def test_the_best_and_the_worst_frame_are_always_among_the_chosen() -> None:
     all_ = frames(t1=[0.3] * 9, t2=[0.3, 0.9, 0.3, 0.3, -0.1, 0.3, 0.3, 0.3])
-    chosen = storyboard.chosen(all_, 3, "bicubic")
+    chosen = choice.chosen(all_, 3, "bicubic")
     assert ("2", 1) in keys(chosen)
     assert ("2", 4) in keys(chosen)
     assert len(chosen) == 5
@@ -203,24 +203,24 @@ def test_the_best_and_the_worst_frame_are_always_among_the_chosen() -> None:
 
 def test_chosen_frames_are_spread_over_tracks_and_time() -> None:
     all_ = frames(t1=[0.1] * 9, t2=[0.1] * 2, t3=[0.1] * 9)
-    assert [f.track for f in storyboard.spread(all_, 3)] == ["1", "2", "3"]
-    assert keys(storyboard.spread(all_, 2)) == [("1", 4), ("3", 4)]
-    seven = storyboard.spread(all_, 7)
+    assert [f.track for f in choice.spread(all_, 3)] == ["1", "2", "3"]
+    assert keys(choice.spread(all_, 2)) == [("1", 4), ("3", 4)]
+    seven = choice.spread(all_, 7)
     assert [f.track for f in seven] == ["1"] * 3 + ["2"] * 2 + ["3"] * 2
-    assert len(storyboard.spread(all_, 99)) == len(all_) == len({*keys(all_)})
+    assert len(choice.spread(all_, 99)) == len(all_) == len({*keys(all_)})
 
 
 def test_a_frame_without_a_score_is_no_extreme() -> None:
-    chosen = storyboard.chosen(frames(t1=[None, 0.5, 0.1, None]), 1, "bicubic")
+    chosen = choice.chosen(frames(t1=[None, 0.5, 0.1, None]), 1, "bicubic")
     assert {("1", 1), ("1", 2)} <= set(keys(chosen))
 
 
 def test_the_loop_is_the_longest_track_thinned_evenly() -> None:
     all_ = frames(t1=[0.1] * 5, t2=[0.1] * 20)
-    loop, every = storyboard.looped(all_, most=8)
+    loop, every = choice.looped(all_, most=8)
     assert every == 3
     assert keys(loop) == [("2", n) for n in range(0, 20, 3)]
-    assert storyboard.looped(frames(t1=[0.1], t2=[0.2])) == ([], 1)
+    assert choice.looped(frames(t1=[0.1], t2=[0.2])) == ([], 1)
 
 
 # --- pixels

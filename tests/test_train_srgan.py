@@ -147,6 +147,34 @@ def test_stopped_in_either_stage_and_resumed_equals_undisturbed(
     assert same(weights(tmp_path / "run"), weights(undisturbed))
 
 
+RECIPES = [
+    ["model.arch=published", "model.content=mse", "training.patch_size=20", "training.ema=0"],
+    ["training.precision=bf16", "model.content=l1", "model.rest_above=0.001"],
+    ["training.accumulate=2", "training.schedule=halve", "training.sequence_length=2"],
+]
+
+
+@pytest.mark.parametrize("more", RECIPES, ids=lambda more: more[0])
+def test_every_recipe_resumes_exactly(
+    data: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [*more, "model.pretrain_steps=1", "training.log_every_steps=2"]
+    whole = train.train(small(data, *more), tmp_path / "whole").position.step
+    real, steps = train.update, []
+
+    def counted(*args: object) -> object:
+        steps.append(1)
+        if len(steps) == whole // 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "update", counted)
+    assert train.train(small(data, *more), tmp_path / "run").stopped
+    monkeypatch.setattr(train, "update", real)
+    assert train.train(small(data, *more), tmp_path / "run", resume=True).position.step == whole
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
 def test_a_trained_model_is_used_without_vgg(data: Path, tmp_path: Path) -> None:
     write_vgg(tmp_path / "vgg.pth")
     short = ["training.epochs=1", "model.pretrain_steps=0"]

@@ -112,6 +112,16 @@ def test_half_precision_files_are_read(tmp_path):
     assert {p.dtype for p in load(tmp_path / "half.pth").parameters()} == {torch.float32}
 
 
+def test_old_files_are_read(tmp_path):
+    """Torchvision's own file is from before torch wrote ZIPs; such files may hold Parameters."""
+    new = torch.load(small(tmp_path), weights_only=True)
+    old = {k: nn.Parameter(v) for k, v in new.items()}
+    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    found = load(tmp_path / "old.pth")
+    assert not any(p.requires_grad for p in found.parameters())
+    assert all(torch.equal(v, new[k]) for k, v in found.state_dict().items())
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("exit 7",)

@@ -1,4 +1,7 @@
-"""Frames -> a folder of GeoTIFFs, one per frame, each projected about its own storm centre."""
+"""Frames -> a folder of GeoTIFFs, one per frame.
+
+Each is projected about its own storm centre, or lies on latitudes and longitudes (WGS 84).
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,7 @@ class Writer:
         import rasterio
 
         layout = self.layout
-        side = layout.pixel * 1000  # m
-        west, north = layout.x[0] * 1000 - side / 2, layout.y[0] * 1000 + side / 2
+        crs, transform = placed(layout, values)
         form = {
             "driver": "GTiff",
             "height": len(layout.y),
@@ -44,8 +46,8 @@ class Writer:
             "count": len(frames),
             "dtype": "float32",
             "nodata": math.nan,
-            "crs": projection(layout.attrs.get("projection", ""), values),
-            "transform": rasterio.Affine(side, 0, west, 0, -side, north),
+            "crs": crs,
+            "transform": transform,
             "interleave": "band",
             "tiled": True,
             "blockxsize": BLOCK,
@@ -89,6 +91,20 @@ class Writer:
         }
 
 
+def placed(layout: Layout, values: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """The reference system, None where it is not known, and the transform into it."""
+    import rasterio
+
+    if layout.unit == "deg":
+        down, right = (float(axis[1] - axis[0]) for axis in (layout.y, layout.x))
+        west, north = layout.x[0] - right / 2, layout.y[0] - down / 2
+        return "EPSG:4326", rasterio.Affine(right, 0, west, 0, down, north)
+    side = layout.pixel * 1000  # m
+    west, north = layout.x[0] * 1000 - side / 2, layout.y[0] * 1000 + side / 2
+    system = projection(layout.attrs.get("projection", ""), values)
+    return system, rasterio.Affine(side, 0, west, 0, -side, north)
+
+
 @contextmanager
 def written(path: Path, layout: Layout, count: int) -> Iterator[Writer]:
     """A Writer to a new folder; `count` is not needed here. OSError: the disk refuses."""
@@ -101,6 +117,8 @@ def refuse_unfit(footage: Footage, product: Product) -> None:
         import rasterio  # noqa: F401  # an extra
     except ImportError:
         raise UserError("GeoTIFF needs rasterio: pip install eddy[geotiff]") from None
+    if product.unit == "deg":
+        return
     told = ": a GeoTIFF would lie nowhere; take --format netcdf or zarr"
     if product.unit != "km":
         raise UserError(f"{footage.path}: the size of its pixels is not known (pixel_km){told}")

@@ -15,12 +15,17 @@ class Layout:
 
     y: np.ndarray  # (H,) coordinate, of pixel centres; north first
     x: np.ndarray  # (W,) west first
-    unit: str  # of y and x: km, or pixels where their size is not known
+    unit: str  # of y and x: km, deg, or pixels where their size is not known
     pixel: float  # side of a pixel, in that unit
-    axes: Mapping[str, Mapping[str, Any]]  # attributes of y and x
+    axes: Mapping[str, Mapping[str, Any]]  # attributes of y and x, by the names of both dimensions
     fields: Mapping[str, Mapping[str, Any]]  # (time, y, x) float32, NaN where missing
     series: Mapping[str, tuple[np.dtype, Mapping[str, Any]]]  # (time); "time" is one of them
     attrs: Mapping[str, Any]  # of the whole
+
+    @property
+    def coordinates(self) -> dict[str, np.ndarray]:
+        """By the names of both dimensions, rows first."""
+        return dict(zip(self.axes, (self.y, self.x), strict=True))
 
 
 class Writer(Protocol):

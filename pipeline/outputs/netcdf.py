@@ -53,7 +53,8 @@ class Writer:
         self.sink, self.file, self.count = sink, file, 0
         file.attrs["Conventions"] = store.CONVENTIONS
         file.attrs.update(layout.attrs)
-        file.dimensions = {"time": None, "y": len(layout.y), "x": len(layout.x)}
+        places = layout.coordinates
+        file.dimensions = {"time": None, **{name: len(v) for name, v in places.items()}}
         self.series = {}
         for name, (dtype, attrs) in layout.series.items():
             missing = dtype.type(np.nan) if dtype.kind == "f" else None
@@ -61,14 +62,14 @@ class Writer:
                 name, ("time",), dtype, chunks=(1024,), fillvalue=missing
             )
             self.series[name].attrs.update(attrs)
-        for name, values in (("y", layout.y), ("x", layout.x)):
+        for name, values in places.items():
             file.create_variable(name, (name,), values.dtype, data=values)
             file.variables[name].attrs.update(layout.axes[name])
         self.fields = {}
         for name, attrs in layout.fields.items():
             self.fields[name] = file.create_variable(
                 name,
-                ("time", "y", "x"),
+                ("time", *places),
                 "f4",
                 chunks=(1, min(CHUNK, len(layout.y)), min(CHUNK, len(layout.x))),
                 compression="gzip",

@@ -31,7 +31,7 @@ class Writer:
         self.group = zarr.create_group(path, zarr_format=3, attributes=as_json(attrs))
         self.layout, self.count = layout, 0
         self.series = {n: np.empty(count, dtype) for n, (dtype, _) in layout.series.items()}
-        for name, values in (("y", layout.y), ("x", layout.x)):
+        for name, values in layout.coordinates.items():
             self.small(name, name, values, layout.axes[name])
         H, W = len(layout.y), len(layout.x)
         self.fields = {
@@ -42,7 +42,7 @@ class Writer:
                 dtype="float32",
                 fill_value=np.nan,
                 compressors=PACKED,
-                dimension_names=("time", "y", "x"),
+                dimension_names=("time", *layout.coordinates),
                 attributes=as_json(attrs),
             )
             for name, attrs in layout.fields.items()

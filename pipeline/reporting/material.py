@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline.answers import MODEL
 from pipeline.reporting.storyboard import Board
+from pipeline.scaling import RAIN
+from pipeline.scorecard import DEGREES
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,26 @@ class Material:
     @property
     def ids(self) -> list[str]:
         return list(self.scores["tracks"])
+
+    @property
+    def rain(self) -> bool:
+        return bool(self.scores["channel"]["units"] == RAIN)
+
+    @property
+    def followed(self) -> bool:
+        """Whether frames are centred on something that moves, as a storm does; a grid stays."""
+        return not self.rain and self.scores["pixel_units"] != DEGREES
+
+    @property
+    def quantity(self) -> str:
+        """What is restored, and of rain over which time."""
+        name, hours = self.scores["channel"]["long_name"], self.scores.get("accumulation_hours")
+        return f"{name} in {hours:g} h" if hours else str(name)
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said wherever scores are shown."""
+        return list(self.scores.get("notes", ()))
 
     def label(self, row: str) -> str:
         return f"{self.model} (model)" if row == MODEL else row

@@ -10,9 +10,23 @@ from markupsafe import Markup
 from pipeline.reporting.material import Material
 from pipeline.reporting.panels import film, frames_of
 from pipeline.reporting.plots import curves, over_time, training
-from pipeline.reporting.summary import summary
+from pipeline.reporting.summary import capital, summary
 from pipeline.reporting.tables import METHODS, grouped, heads, meanings, rows_of, scores_intro
 from pipeline.reporting.words import TIMES, count
+
+OF_THE_DATA = (  # attributes of a store
+    "title",
+    "source",
+    "projection",
+    "license",
+    "attribution",
+    "conversion",
+    "time_label",
+    "regridding",
+    "accumulation_hours",
+    "grid_degrees",
+    "native_grid_degrees",
+)
 
 
 def render(material: Material) -> str:
@@ -33,6 +47,7 @@ def render(material: Material) -> str:
 def context(m: Material) -> dict[str, Any]:
     """What the template is told."""
     scores = m.scores
+    against = ", against interpolated truth" if scores.get("truth") == "interpolated" else ""
     groups: list[dict[str, Any]] = [
         {"title": title, "scores": heads(m, names), "rows": rows_of(m, scores, names, True)}
         for title, names in grouped(list(scores["units"])).items()
@@ -40,8 +55,8 @@ def context(m: Material) -> dict[str, Any]:
     return {
         "software": m.software,
         "title": f"{m.model} {TIMES}{scores['factor']} on {count(len(m.ids), 'track')} "
-        "never trained on",
-        "kicker": f"Run {m.run} · {scores['on']} tracks · {scores['channel']['long_name']}",
+        f"never trained on{against}",
+        "kicker": f"Run {m.run} · {scores['on']} tracks · {m.quantity}",
         "summary": summary(m),
         "scores_intro": scores_intro(m),
         "groups": groups,
@@ -58,7 +73,12 @@ def context(m: Material) -> dict[str, Any]:
             }
             for id, rows in scores["tracks"].items()
         ],
-        "tracks_note": "The other scores of each track are in scores.csv beside scores.json.",
+        "tracks_note": " ".join(
+            [
+                *map(capital, m.notes),
+                "The other scores of each track are in scores.csv beside scores.json.",
+            ]
+        ),
         **over_time(m),
         "training": training(m),
         **frames_of(m),
@@ -77,8 +97,14 @@ def facts(m: Material) -> dict[str, list[tuple[str, str]]]:
         ("checkpoint", f"{s['checkpoint']}, epoch {s['epoch']}"),
         ("trained on conversion", s["manifest_hash"]),
     ]
-    told = ("title", "source", "projection", "license", "attribution")
-    data = [(name, str(m.attrs[name])) for name in told if m.attrs.get(name)]
-    data += [("store", s["store"]), ("conversion", str(m.attrs.get("manifest_hash", "not known")))]
+    data = [
+        (name.replace("_", " "), str(m.attrs[name])) for name in OF_THE_DATA if m.attrs.get(name)
+    ]
+    if s.get("truth"):
+        data += [("truth", s["truth"])]
+    data += [
+        ("store", s["store"]),
+        ("manifest hash", str(m.attrs.get("manifest_hash", "not known"))),
+    ]
     data += [("channel", f"{s['channel']['long_name']} [{s['channel']['units']}]")]
     return {"software": software, "data": data}

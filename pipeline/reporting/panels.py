@@ -6,25 +6,37 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from pipeline.answers import MODEL
-from pipeline.pictures import Look
+from pipeline.pictures import Extent, Look, degree, proportions, round_values
 from pipeline.reporting import charts, trackmap
+from pipeline.reporting.choice import Scored
 from pipeline.reporting.material import Material
-from pipeline.reporting.storyboard import COARSE, ERROR, TRUTH, Loop, Scored, Still
-from pipeline.reporting.words import TIMES, count, with_unit
+from pipeline.reporting.storyboard import COARSE, DETAIL, ERROR, SMALL, TRUTH, Loop, Still
+from pipeline.reporting.summary import capital
+from pipeline.reporting.words import (
+    TIMES,
+    count,
+    length,
+    method,
+    moment,
+    unit_name,
+    with_unit,
+)
 
 
 def panel_label(m: Material, what: str, frame: Scored | None) -> str:
     s = m.scores
     if what == COARSE:
-        return f"Low-res, {s['factor'] * s['pixel']:g} {s['pixel_units']}"
+        return f"Low-res, {length(s['factor'] * s['pixel'], s['pixel_units'])}"
     if what == TRUTH:
-        return f"Truth, {s['pixel']:g} {s['pixel_units']}"
+        name = "Interpolated truth" if s.get("truth") == "interpolated" else "Truth"
+        return f"{name}, {length(s['pixel'], s['pixel_units'])}"
     if what == ERROR:
         return f"{m.model} minus truth"
-    name = m.model if what == MODEL else what.capitalize()
+    name = m.model if what == MODEL else method(what)
     if frame is None:
         return name
     return f"{name}, RMSE {with_unit(frame.rmse.get(what), s['units']['rmse'])}"
@@ -41,7 +53,7 @@ def extent(m: Material, shape: tuple[int, int], whole: tuple[int, int]) -> str:
     """How large a picture is, in pixels and on the ground."""
     pixel, unit = m.scores["pixel"], m.scores["pixel_units"]
     H, W = shape
-    ground = f", {W * pixel:g} {TIMES} {H * pixel:g} {unit}" if unit != "pixels" else ""
+    ground = f", {W * pixel:g} {TIMES} {H * pixel:g} {unit_name(unit)}" if unit != "pixels" else ""
     part = "" if shape == whole else f", the middle of {whole[1]} {TIMES} {whole[0]}"
     return f"{W} {TIMES} {H} pixels{part}{ground}"
 
@@ -61,22 +73,25 @@ def frames_of(m: Material) -> dict[str, Any]:
             "alt": alt_text(m, what, still.frame),
         }
 
+    small = all(max(still.shape) <= SMALL for still in board.stills)
     stills = [
         {
             "number": number,
-            "title": f"{still.frame.track} · {still.frame.when} · {still.frame.satellite}",
+            "title": moment(still.frame.track, still.frame.when, still.frame.satellite),
             "reasons": f"{still.frame.reason}. {extent(m, still.shape, still.whole)}.",
             "width": still.shape[1],
             "height": still.shape[0],
+            "ratio": ratio(still.shape, still.ground),
+            "edges": edges(still.ground),
+            "detail": [round(share, 4) for share in still.detail],
             "panels": [panel(still, what) for what in (*order, ERROR)],
         }
         for number, still in enumerate(board.stills)
     ]
     return {
-        "frames_intro": f"{count(len(stills), 'frame')}: some spread over the tracks, and those "
-        f"where the model gains most and least over {m.against}. Above the whole picture, below "
-        "its middle. North is up, and the storm's centre is the picture's. One colour scale "
-        "serves all.",
+        "frames_intro": frames_intro(m, small),
+        "detail": 0 if small else DETAIL,
+        "part": part_shown(m),
         "stills": stills,
         "bars": [
             colour_bar("field", board.look, board.bars["field"]),
@@ -90,20 +105,64 @@ def frames_of(m: Material) -> dict[str, Any]:
     }
 
 
+def frames_intro(m: Material, small: bool) -> str:
+    """small: whether frames are shown whole only."""
+    others = "the wettest ones" if m.rain else "some spread over the tracks"
+    said = (
+        f"{count(len(m.board.stills), 'frame')}: {others}, and those where the model gains most "
+        f"and least over {m.against}. "
+    )
+    if not small:
+        said += f"Above the whole picture, below its {part_shown(m)}. "
+    said += "North is up" + (", and the storm's centre is the picture's. " if m.followed else ". ")
+    said += "".join(f"{capital(note)} " for note in m.notes)
+    return f"{said}One colour scale serves all."
+
+
+def part_shown(m: Material) -> str:
+    """What is shown enlarged."""
+    return "wettest part" if m.rain else "middle"
+
+
+def ratio(shape: tuple[int, int], ground: Extent | None) -> str:
+    """Width by height of a picture, as CSS; of a grid of degrees as on the ground."""
+    if ground is None:
+        return f"{shape[1]} / {shape[0]}"
+    return f"{proportions(ground, 'earth'):.4f}"
+
+
+def edges(ground: Extent | None) -> dict[str, str]:
+    """What a picture covers, in words; empty where that is not known."""
+    if ground is None:
+        return {}
+    west, east, south, north = (round(side, 3) for side in ground)
+    return {
+        "west": degree(west, "E", "W"),
+        "east": degree(east, "E", "W"),
+        "north": f"{degree(south, 'N', 'S')} to {degree(north, 'N', 'S')}",
+    }
+
+
 def colour_bar(kind: str, look: Look, picture: str) -> dict[str, Any]:
-    width = look.high - look.low
-    ticks = [
-        {"at": round(100 * (value - look.low) / width, 2), "text": text}
-        for value, text in charts.linear_ticks(look.low, look.high, 8)
-    ]
+    if look.logarithmic:
+        ticks = [(value, f"{value:g}") for value in round_values(look.low, look.high)]
+    else:
+        ticks = charts.linear_ticks(look.low, look.high, 8)
+    values = np.array([value for value, _ in ticks])
     return {
         "kind": kind,
+        "scale": "log" if look.logarithmic else "linear",
+        "name": look.colours.name,
         "picture": picture,
         "low": f"{look.low:g}",
         "high": f"{look.high:g}",
         "units": look.label.rpartition("[")[2].rstrip("]"),
         "label": look.label,
-        "ticks": ticks,
+        "dry": f"below {look.low:g}" if look.logarithmic else "",
+        "ticks": [
+            {"at": round(100 * float(share), 2), "text": text}
+            for share, (_, text) in zip(look.share(values), ticks, strict=True)
+        ],
     }
 
 
@@ -128,9 +187,9 @@ def film(m: Material, loop: Loop) -> dict[str, Any]:
     title = f"Best track of {loop.track}"
     return {
         "title": f"{loop.track}, {loop.frames[0].when} to {loop.frames[-1].when}",
-        "intro": f"{len(frames)} frames{ordinal}; {extent(m, loop.shape, loop.whole)}. The storm "
-        "stands still in the middle, since frames are centred on it. Compressed as JPEG: look at "
-        "the chosen frames above for exact values.",
+        "intro": film_intro(m, loop, ordinal),
+        "ratio": ratio(loop.shape, loop.ground),
+        "followed": m.followed,
         "first": frames[0],
         "last": len(frames) - 1,
         "width": loop.shape[1],
@@ -150,17 +209,28 @@ def film(m: Material, loop: Loop) -> dict[str, Any]:
     }
 
 
+def film_intro(m: Material, loop: Loop, ordinal: str) -> str:
+    said = f"{len(loop.frames)} frames{ordinal}; {extent(m, loop.shape, loop.whole)}."
+    if m.rain:
+        said += " The wettest stretch of all."
+    if m.followed:
+        said += " The storm stands still in the middle, since frames are centred on it."
+    if not loop.exact:
+        said += " Compressed as JPEG: look at the chosen frames above for exact values."
+    return " ".join([said, *map(capital, m.notes)])
+
+
 def now(m: Material, loop: Loop, number: int) -> str:
     """Time, satellite, place and strength of one frame of the loop."""
     frame, at = loop.frames[number], loop.places[number]
-    said = [frame.when, frame.satellite]
+    said = [frame.when, *([frame.satellite] if frame.satellite != "unknown" else [])]
     if number:
         hours = (frame.seconds - loop.frames[number - 1].seconds) / 3600
         said[0] += f" ({hours:g} h later)"
     if (course := loop.course) and course.known(at):
         said.append(
-            f"{trackmap.degree(round(float(course.latitude[at]), 1), 'N', 'S')} "
-            f"{trackmap.degree(round(float(course.longitude[at]), 1), 'E', 'W')}"
+            f"{degree(round(float(course.latitude[at]), 1), 'N', 'S')} "
+            f"{degree(round(float(course.longitude[at]), 1), 'E', 'W')}"
         )
         if math.isfinite(course.strength[at]):
             said.append(f"{course.strength[at]:.0f} {course.unit}")

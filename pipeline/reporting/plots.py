@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
 
+from pipeline import pictures
 from pipeline.answers import MODEL
 from pipeline.reporting import charts
 from pipeline.reporting.charts import Axis, Line, Mark
+from pipeline.reporting.choice import Scored
 from pipeline.reporting.material import Material
-from pipeline.reporting.storyboard import Scored
-from pipeline.reporting.words import count, written
+from pipeline.reporting.tables import TOO_MUCH
+from pipeline.reporting.words import count, listed, unit_name, written
 
 Figure = dict[str, Any]
 LEAST_SHARE = 1e-3  # of a spectrum's power
 CHARTED = 12  # tracks, at most, whose frames are charted
+MOST_SITES = 6  # with a plot of their own
+DRIER = 0.1  # of the least rain that counts as wet: less is not drawn
 
 
 def plot(
@@ -62,8 +66,9 @@ def over_time(m: Material) -> dict[str, Any]:
         year = told["time"][0][:4] if told["time"] else ""
         x = Axis(f"UTC, {year}", "time")
         y = Axis(f"RMSE [{unit}]", low=0.0, high=max(values, default=1.0))
-        satellites = " and ".join(dict.fromkeys(told["satellite"]))
-        title = f"{id} ({satellites}), {count(len(seconds), 'frame')}"
+        satellites = [each for each in dict.fromkeys(told["satellite"]) if each != "unknown"]
+        by = f" ({listed(satellites)})" if satellites else ""
+        title = f"{id}{by}, {count(len(seconds), 'frame')}"
         figures.append(plot(title, lines, x, y))
     shown = "" if len(ids) == len(by_frame) else f" {len(ids)} of {len(by_frame)} tracks are shown."
     return {
@@ -120,7 +125,7 @@ def curves(m: Material) -> list[dict[str, Any]]:
     """Radial profile, spectra and quantiles, where scores.json has them."""
     made = []
     told, unit = m.scores.get("curves", {}), m.scores["channel"]["units"]
-    if c := told.get("radial_profile"):
+    if (c := told.get("radial_profile")) and m.followed:
         x = Axis(f"distance from the frame's centre [{c['units']}]", low=0.0)
         made.append(
             {
@@ -149,38 +154,89 @@ def curves(m: Material) -> list[dict[str, Any]]:
     if c := told.get("spectrum"):
         made.append(spectra(m, c))
     if c := told.get("quantiles"):
-        truth = c["truth"]
-        beside = {
-            row: [
-                None if a is None or b is None else a - b
-                for a, b in zip(values, truth, strict=True)
-            ]
-            for row, values in c["rows"].items()
-        }
-        x = Axis(f"truth [{c['units']}]")
-        made.append(
-            {
-                "title": "Distribution of values",
-                "intro": "Quantiles of all pixels against the truth's. On the diagonal both have "
-                "as many pixels colder than that.",
-                "figures": [
-                    plot(
-                        "Q-Q plot",
-                        [truth_line(truth, truth), *row_lines(m, truth, c["rows"])],
-                        x,
-                        Axis(f"method [{c['units']}]"),
-                    ),
-                    plot(
-                        "Difference from the diagonal",
-                        row_lines(m, truth, beside),
-                        x,
-                        Axis(f"method minus truth [{c['units']}]", low=0.0),
-                        note="Above 0 the method is too warm there.",
-                    ),
-                ],
-            }
-        )
+        made.append(quantiles(m, c))
+    if sites := m.scores.get("sites"):
+        made.append(at_sites(m, sites))
     return made
+
+
+def quantiles(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
+    """Each method's against the truth's; of rain where it rains, by the logarithm."""
+    kind, truth, rows, told = qq_axes(m, c)
+    beside = {
+        row: [None if a is None or b is None else a - b for a, b in zip(values, truth, strict=True)]
+        for row, values in rows.items()
+    }
+    more, _ = TOO_MUCH.get(c["units"], ("high", "low"))
+    pixels = {"K": "colder", "mm": "wetter"}.get(c["units"], "lower")
+    x = Axis(f"truth [{c['units']}]", kind)
+    return {
+        "title": "Distribution of values",
+        "intro": f"Quantiles of all pixels against the truth's{told}. On the diagonal both have as "
+        f"many pixels {pixels} than that.",
+        "figures": [
+            plot(
+                "Q-Q plot",
+                [truth_line(truth, truth), *row_lines(m, truth, rows)],
+                x,
+                Axis(f"method [{c['units']}]", kind),
+            ),
+            plot(
+                "Difference from the diagonal",
+                row_lines(m, truth, beside),
+                x,
+                Axis(f"method minus truth [{c['units']}]", low=0.0),
+                note=f"Above 0 the method is too {more} there.",
+            ),
+        ],
+    }
+
+
+def qq_axes(
+    m: Material, c: Mapping[str, Any]
+) -> tuple[Literal["linear", "log"], list[Any], dict[str, list[Any]], str]:
+    """The kind of both axes, the truth's quantiles, the methods', and what is left out."""
+    truth, rows = list(c["truth"]), {row: list(values) for row, values in c["rows"].items()}
+    if not m.rain:
+        return "linear", truth, rows, ""
+    least = pictures.least_rain(m.scores.get("accumulation_hours")) * DRIER
+    kept = [n for n, value in enumerate(truth) if value is not None and value >= least]
+    rows = {
+        row: [values[n] if (values[n] or 0) >= least else None for n in kept]
+        for row, values in rows.items()
+    }
+    told = f", dry pixels too, from {least:g} {m.scores['channel']['units']} on"
+    return "log", [truth[n] for n in kept], rows, told
+
+
+def at_sites(m: Material, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Q-Q plots of single places, of the same dates."""
+    unit, figures = m.scores["channel"]["units"], []
+    for site in sites[:MOST_SITES]:
+        kind, truth, rows, _ = qq_axes(m, site["quantiles"])
+        place = ""
+        if site.get("latitude") is not None:
+            place = (
+                f", {pictures.degree(site['latitude'], 'N', 'S')} "
+                f"{pictures.degree(site['longitude'], 'E', 'W')}"
+            )
+        found = ", ".join(
+            f"{m.label(row)} {written(value, '1')}" for row, value in site["correlation"].items()
+        )
+        figures.append(
+            plot(
+                f"{site['name']}{place}",
+                [truth_line(truth, truth), *row_lines(m, truth, rows)],
+                Axis(f"truth [{unit}]", kind),
+                Axis(f"method [{unit}]", kind),
+                note=f"Correlation with the truth, date by date: {found}.",
+            )
+        )
+    return {
+        "title": "At single places",
+        "intro": "Quantiles of one pixel against the truth's of the same dates.",
+        "figures": figures,
+    }
 
 
 def spectra(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,13 +244,15 @@ def spectra(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
     found = {row: m.scores[row].get("effective_resolution") for row in m.rows}
     known = {row: value for row, value in found.items() if value is not None and value > 0}
     marks = [Mark(value, m.style(row)) for row, value in known.items()]
-    told = ", ".join(f"{r} {written(v, c['units'])} {c['units']}" for r, v in known.items())
+    told = ", ".join(
+        f"{r} {written(v, c['units'])} {unit_name(c['units'])}" for r, v in known.items()
+    )
     wavelength, truth = c["wavelength"], c["truth"]
     shares = {
         row: [share(a, b) for a, b in zip(v, truth, strict=True)] for row, v in c["rows"].items()
     }
     half = Line("half of the truth's", wavelength, [0.5] * len(wavelength), charts.PLAIN)
-    x = Axis(f"wavelength [{c['units']}]", "log", reverse=True)
+    x = Axis(f"wavelength [{unit_name(c['units'])}]", "log", reverse=True)
     lines = [truth_line(wavelength, truth), *row_lines(m, wavelength, c["rows"])]
     return {
         "title": "Spectra",

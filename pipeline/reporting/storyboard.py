@@ -5,47 +5,22 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
 
 import numpy as np
 
 from pipeline import inputs, pictures
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.errors import UserError
-from pipeline.pictures import Look
+from pipeline.pictures import Extent, Look
 from pipeline.reporting import trackmap
+from pipeline.reporting.choice import Scored
 from pipeline.reporting.trackmap import Course
 from pipeline.store import Store
 
 COARSE, TRUTH, ERROR = "coarse", "truth", "error"  # what a field shows, beside methods' names
 STILL_SIDE, LOOP_SIDE = 512, 320  # pixels; of larger frames the middle is shown
-LOOP_FRAMES = 48
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One frame of a track that was scored."""
-
-    track: str
-    number: int  # in the track
-    time: str  # UTC, as in 2021-07-19T00:00Z
-    satellite: str
-    rmse: Mapping[str, float | None]  # by method
-    reason: str = ""  # why it was chosen
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.track, self.number
-
-    @property
-    def seconds(self) -> int:
-        """Since 1970."""
-        return int(datetime.fromisoformat(self.time).timestamp())
-
-    @property
-    def when(self) -> str:
-        return self.time.replace("T", " ").removesuffix("Z") + " UTC"
+DETAIL = 0.3  # of a picture's sides is shown enlarged below it
+SMALL = 128  # pixels; frames no larger are shown as they are, and need no second row
 
 
 @dataclass(frozen=True)
@@ -56,11 +31,14 @@ class Still:
     pictures: dict[str, str]  # by COARSE, method, TRUTH, ERROR
     shape: tuple[int, int]  # (H, W) of the fine ones
     whole: tuple[int, int]  # (H, W) of the frame that they are the middle of
+    ground: Extent | None = None  # what they cover, degrees; None where frames follow something
+    # where the part begins that is shown enlarged: shares of the width and of the height
+    detail: tuple[float, float] = ((1 - DETAIL) / 2, (1 - DETAIL) / 2)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """The frames of one storm, to be played."""
+    """Frames of one track, to be played."""
 
     track: str
     frames: list[Scored]
@@ -70,6 +48,8 @@ class Loop:
     every: int  # of so many scored frames one is shown
     course: Course | None
     places: list[int]  # of each frame, in the course
+    ground: Extent | None = None
+    exact: bool = False  # whether its pictures have every pixel as it is
 
 
 @dataclass(frozen=True)
@@ -84,74 +64,6 @@ class Board:
     errors: Look | None = None
 
 
-def scored(by_frame: Mapping[str, Any]) -> list[Scored]:
-    """Every frame of scores.json, track by track."""
-    made = []
-    for id, told in by_frame.items():
-        rows = told["rmse"]
-        for place, number in enumerate(told["frame"]):
-            rmse = {row: values[place] for row, values in rows.items()}
-            made.append(Scored(id, number, told["time"][place], told["satellite"][place], rmse))
-    return made
-
-
-def chosen(frames: Sequence[Scored], count: int, against: str) -> list[Scored]:
-    """The frames of the largest and the smallest gain, and `count` others spread over the tracks.
-
-    In the order of `frames`, each with the reasons for it. A gain is how much smaller the model's
-    RMSE is than that of the method `against`.
-    """
-    reasons: dict[tuple[str, int], str] = {}
-    gains = {f.key: gain for f in frames if (gain := gain_of(f, against)) is not None}
-    if len(gains) > 1:
-        least, most = (pick(gains, key=lambda key: gains[key]) for pick in (min, max))
-        reasons[most] = f"Largest gain over {against} of all frames"
-        reasons[least] = f"Smallest gain over {against} of all frames"
-        if gains[least] < 0:
-            reasons[least] = f"Furthest behind {against} of all frames"
-    for frame in spread([f for f in frames if f.key not in reasons], count):
-        reasons[frame.key] = "Evenly spread over tracks and time"
-    return [replace(frame, reason=reasons[frame.key]) for frame in frames if frame.key in reasons]
-
-
-def gain_of(frame: Scored, against: str) -> float | None:
-    ours, theirs = frame.rmse.get(MODEL), frame.rmse.get(against)
-    return None if ours is None or theirs is None else theirs - ours
-
-
-def spread(frames: Sequence[Scored], count: int) -> list[Scored]:
-    """So many frames: as many of each track as can be, evenly within each."""
-    tracks: dict[str, list[Scored]] = {}
-    for frame in frames:
-        tracks.setdefault(frame.track, []).append(frame)
-    share = dict.fromkeys(tracks, 0)
-    if count < len(tracks):  # evenly over the tracks too
-        ids = list(tracks)
-        for place in (np.arange(count) + 0.5) * len(ids) / max(count, 1):
-            share[ids[int(place)]] = 1
-    else:
-        for _ in range(min(count, len(frames))):
-            open_ = [id for id in tracks if share[id] < len(tracks[id])]
-            share[min(open_, key=lambda id: share[id])] += 1
-    return [
-        tracks[id][int((k + 0.5) * len(tracks[id]) / n)]
-        for id, n in share.items()
-        for k in range(n)
-    ]
-
-
-def looped(frames: Sequence[Scored], most: int = LOOP_FRAMES) -> tuple[list[Scored], int]:
-    """The frames of the track with most of them, and of how many each is one; none of one alone."""
-    counts: dict[str, int] = {}
-    for frame in frames:
-        counts[frame.track] = counts.get(frame.track, 0) + 1
-    if not counts or max(counts.values()) < 2:
-        return [], 1
-    id = max(counts, key=lambda id: counts[id])
-    every = -(-counts[id] // most)
-    return [frame for frame in frames if frame.track == id][::every], every
-
-
 def drawn(
     opened: Store,
     answers: Answers,
@@ -159,29 +71,38 @@ def drawn(
     loop: Sequence[Scored],
     every: int,
     against: str,
+    hours: float | None = None,
 ) -> Iterator[Board | None]:
     """Restore and draw each of these frames; yields None after each, and then the whole board.
 
-    Raises UserError where the store has not the frames that were scored.
+    hours: that rain was accumulated over. Raises UserError where the store has not the frames that
+    were scored.
     """
     channel = opened.channels[0]
-    look, errors = pictures.look(channel), pictures.error_look(channel, "model minus truth")
+    look = pictures.look(channel, hours=hours)
+    errors = pictures.error_look(channel, "model minus truth", hours)
     done: dict[tuple[str, int], Still] = {}
     moving: dict[tuple[str, int], dict[str, str]] = {}
     shape = whole = (0, 0)
+    exact = False
     looping = {frame.key for frame in loop}
     wanted = {frame.key: frame for frame in [*loop, *stills]}
     for frame in wanted.values():
         fields = restored(opened, answers, frame, [against, MODEL])
         H, W = fields[TRUTH].shape
         if frame.key in looping:
-            moving[frame.key], shape = middle_pictures(fields, LOOP_SIDE, look)
+            exact = look.logarithmic or max(H, W) <= SMALL  # JPEG's ripples would be drizzle
+            moving[frame.key], shape = middle_pictures(fields, LOOP_SIDE, look, exact=exact)
             whole = (H, W)
         if still := next((s for s in stills if s.key == frame.key), None):
             made, part = middle_pictures(fields, STILL_SIDE, look, exact=True)
             difference = middle(fields[MODEL] - fields[TRUTH], part)
             made[ERROR] = uri(pictures.coloured(difference, errors), exact=True)
-            done[frame.key] = Still(still, made, part, (H, W))
+            where = ground(opened, answers, frame.track, (H, W), part)
+            found = Still(still, made, part, (H, W), where)
+            if look.logarithmic:
+                found = replace(found, detail=most_rain(middle(fields[TRUTH], part)))
+            done[frame.key] = found
         yield None
     yield Board(
         stills=[done[frame.key] for frame in stills],
@@ -193,6 +114,8 @@ def drawn(
             whole,
             every,
             *course(opened, loop),
+            ground=ground(opened, answers, loop[0].track, whole, shape),
+            exact=exact,
         )
         if loop
         else None,
@@ -251,11 +174,39 @@ def course(opened: Store, loop: Sequence[Scored]) -> tuple[Course | None, list[i
     return found, [numbers[frame.seconds] for frame in loop]
 
 
+def most_rain(truth: np.ndarray) -> tuple[float, float]:
+    """Where the DETAIL of (H, W) begins that has most rain: shares of the width and the height."""
+    (H, W), (h, w) = truth.shape, (max(1, round(DETAIL * n)) for n in truth.shape)
+    total = np.pad(np.nan_to_num(truth), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    sums = total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return min(float(left) / W, 1 - DETAIL), min(float(top) / H, 1 - DETAIL)
+
+
+def ground(
+    opened: Store, answers: Answers, id: str, whole: tuple[int, int], part: tuple[int, int]
+) -> Extent | None:
+    """What the middle `part` of a track's whole pictures covers; None without degrees."""
+    grid = opened.track(id).grid
+    if grid is None or grid.projected:
+        return None
+    task = answers.task.settings
+    finer = task.factor if task.truth == "interpolated" else 1
+    west, east, south, north = pictures.covered(grid, whole, finer)
+    (H, W), (h, w) = whole, part
+    top, left = (H - h) // 2, (W - w) // 2
+    x, y = (east - west) / W, (north - south) / H
+    return (
+        west + left * x,
+        west + (left + w) * x,
+        north - (top + h) * y,
+        north - top * y,
+    )
+
+
 def bar(look: Look) -> str:
     """Every colour of a look, from low to high."""
-    return uri(
-        pictures.coloured(np.linspace(look.low, look.high, pictures.LEVELS)[None], look), exact=True
-    )
+    return uri(pictures.coloured(look.values()[None], look), exact=True)
 
 
 def uri(image: np.ndarray, *, exact: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.answers import MODEL
 from pipeline.reporting.material import Material
-from pipeline.reporting.words import count, listed, plus, rounded, with_unit, written
+from pipeline.reporting.words import count, length, listed, plus, rounded, with_unit, written
 
 FEW = 10  # tracks; an interval over fewer is rough, and says so
 
@@ -14,14 +14,18 @@ FEW = 10  # tracks; an interval over fewer is rough, and says so
 def summary(m: Material) -> dict[str, Any]:
     s = m.scores
     fine, unit = s["pixel"], s["pixel_units"]
-    steps = f"from {s['factor'] * fine:g} {unit} to {fine:g} {unit}"
+    steps = f"from {length(s['factor'] * fine, unit)} to {length(fine, unit)}"
+    truth = "what was observed" if m.followed else "the data's own frames"
+    made = "made coarse, restored"
+    if s.get("truth") == "interpolated":
+        made, truth = "restored", "interpolated truth"
     left_out, ids = s["frames_left_out"], s["trained_on"]
     what = (
-        f"{m.model} makes frames of {s['channel']['long_name']} {s['factor']} times finer, "
+        f"{m.model} makes frames of {lower(m.quantity)} {s['factor']} times finer, "
         f"{steps}. It was trained on {count(len(ids), 'track')} ({listed(ids)}) and "
         f"is judged here on {count(len(m.ids), 'whole track')} ({listed(m.ids)}) that it was never "
-        f"trained on: {count(s['frames'], 'frame')}, each made coarse, restored, and compared with "
-        f"what was observed"
+        f"trained on: {count(s['frames'], 'frame')}, each {made}, and compared with "
+        f"{truth}"
         + (
             f"; {count(left_out, 'frame')} with missing or blank images left out"
             if left_out
@@ -29,11 +33,12 @@ def summary(m: Material) -> dict[str, Any]:
         )
         + "."
     )
-    notes = []
+    notes = [capital(note) for note in m.notes]
     if len(m.ids) < 2:
+        one, other = ("one storm", "storm") if m.followed else ("neighbouring times", "time")
         notes.append(
-            "Only one track was scored. Frames of one storm resemble each other, so there is no "
-            "interval: nothing here says how much another storm would differ."
+            f"Only one track was scored. Frames of {one} resemble each other, so there is no "
+            f"interval: nothing here says how much another {other} would differ."
         )
     elif len(m.ids) < FEW:
         notes.append(
@@ -48,6 +53,15 @@ def summary(m: Material) -> dict[str, Any]:
         )
     verdicts = [verdict(m, row) for row in m.rows if row != MODEL]
     return {"what": what, "verdicts": verdicts, "notes": notes}
+
+
+def lower(name: str) -> str:
+    """For the middle of a sentence; ERA5 stays what it is."""
+    return name if name[1:2].isupper() else f"{name[:1].lower()}{name[1:]}"
+
+
+def capital(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 def verdict(m: Material, row: str) -> dict[str, str]:

@@ -30,6 +30,21 @@ GROUPS = {
         "min_temperature_bias",
     ),
     "Cold cloud in its place": ("csi_220", "fss_220"),
+    "Wet area and extremes": (
+        "wet_area_error",
+        "wet_area_bias",
+        "quantile_error_0.95",
+        "quantile_error_0.99",
+        "quantile_error_0.999",
+    ),
+    "Rain in its place": (
+        "csi_light",
+        "csi_moderate",
+        "csi_heavy",
+        "fss_light",
+        "fss_moderate",
+        "fss_heavy",
+    ),
 }
 OTHERS = "Other scores"
 BETTER = {
@@ -42,7 +57,6 @@ BETTER = {
 MEANINGS = {
     "rmse": "the usual size of an error of one pixel; large errors count most",
     "mae": "the mean size of an error of one pixel",
-    "bias": "too warm (above 0) or too cold on average",
     "psnr": "the error of each image relative to the range of values, in decibels",
     "ssim": "whether local means, contrasts and patterns agree; 1 is equal",
     "log_spectral_distance": "how far the power of structures of each size is from the truth's",
@@ -58,10 +72,22 @@ MEANINGS = {
     "min_temperature_bias": "the coldest pixel is too warm (above 0) or too cold",
     "csi_220": "of all pixels that are colder in either, the share that is in both",
     "fss_220": "whether as much of each small neighbourhood is colder; 1 is equal",
+    "wet_area_error": "share of a frame that is wet, against the truth's, whatever its sign",
+    "wet_area_bias": "too much of a frame is wet (above 0) or too little, on average",
+    "quantile_error_0.95": "of all pixels, dry ones too, 5 % are wetter than that",
+    "quantile_error_0.99": "of all pixels, dry ones too, 1 % are wetter than that",
+    "quantile_error_0.999": "of all pixels, dry ones too, 0.1 % are wetter than that",
 }
+# by how a score of rain begins
+BY_INTENSITY = {
+    "csi_": "of all pixels with that much rain in either, the share that has it in both",
+    "fss_": "whether as much of each small neighbourhood has that much rain; 1 is equal",
+}
+TOO_MUCH = {"K": ("warm", "cold"), "mm": ("wet", "dry")}  # above the truth, below it; by unit
 METHODS = {
     MODEL: "the trained network that is judged here; its settings are at the end",
     "bicubic": "cubic interpolation of the coarse frame; nothing is learnt",
+    "bilinear": "linear interpolation of the coarse frame; nothing is learnt",
     "bicubic_means": "bicubic, corrected so that the mean of each coarse pixel is exact; nothing "
     "is learnt, so a model should beat it too",
     "nearest": "the coarse pixels themselves, enlarged",
@@ -141,11 +167,17 @@ def difference(m: Material, row: str, name: str) -> str:
 
 def scores_intro(m: Material) -> str:
     s = m.scores
-    told = (
+    told = "".join(f"{note[:1].upper()}{note[1:]}. " for note in m.notes) + (
         f"All pixels of all {s['frames']} frames, in physical units; ★ marks the best of each "
         f"column. PSNR and SSIM take {s['psnr_range']['min']:g} to {s['psnr_range']['max']:g} "
         f"{s['psnr_range']['units']} as their range. "
     )
+    if limits := s.get("thresholds"):
+        told += (
+            f"Rain is light from {limits['light']:g} {limits['units']} on, moderate from "
+            f"{limits['moderate']:g}, heavy from {limits['heavy']:g}; light rain is what counts as "
+            "wet. "
+        )
     if len(m.ids) < 2:
         return told + "Intervals over tracks are undefined for one track, and so are not shown."
     i = s["intervals"]
@@ -161,8 +193,8 @@ def meanings(m: Material) -> list[dict[str, str]]:
     made = []
     for name in [n for group in grouped(list(s["units"])).values() for n in group]:
         text = s["long_names"][name]
-        if name in MEANINGS:
-            text += f": {MEANINGS[name]}"
+        if told := meaning(m, name):
+            text += f": {told}"
         made.append(
             {
                 "head": head(name, s["units"][name]),
@@ -170,3 +202,14 @@ def meanings(m: Material) -> list[dict[str, str]]:
             }
         )
     return made
+
+
+def meaning(m: Material, name: str) -> str:
+    """What a score tells, in plain words; empty where nobody wrote any."""
+    if name == "bias":
+        more, less = TOO_MUCH.get(m.scores["units"][name], ("high", "low"))
+        return f"too {more} (above 0) or too {less} on average"
+    begin, _, intensity = name.partition("_")
+    if intensity in m.scores.get("thresholds", {}):
+        return BY_INTENSITY.get(f"{begin}_", "")
+    return MEANINGS.get(name, "")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.pictures import degree
 from pipeline.reporting.charts import linear_ticks
 
 WIDTH, HEIGHT = 460, 400  # SVG units, at most
@@ -188,16 +189,6 @@ def degrees_grid(to: Projection) -> Iterator[str]:
         text = degree(value, "N", "S")
         yield f'<text class="end" x="{LEFT - 5}" y="{y + 4:.1f}">{text}</text>'
     yield f'<path class="frame" d="M{LEFT},{TOP}V{bottom:.1f}H{right:.1f}V{TOP}Z"/>'
-
-
-def degree(value: float, positive: str, negative: str) -> str:
-    """As on a map: 150°E, 175°W, 0°, 180°; longitudes that went beyond 180 come back."""
-    if positive == "E":
-        value = (value + 180) % 360 - 180
-    text = f"{abs(value):.2f}".rstrip("0").rstrip(".")
-    if text == "0" or (positive == "E" and text == "180"):
-        return f"{text}°"
-    return f"{text}°{positive if value > 0 else negative}"
 
 
 def key(course: Course, to: Projection) -> Iterator[str]:

@@ -23,8 +23,19 @@ HEADS = {
     "min_temperature_bias": "coldest pixel, bias",
     "csi_220": "CSI < 220 K",
     "fss_220": "FSS < 220 K",
+    "wet_area_error": "wet area",
+    "wet_area_bias": "wet area, bias",
+    "csi_light": "CSI light",
+    "csi_moderate": "CSI moderate",
+    "csi_heavy": "CSI heavy",
+    "fss_light": "FSS light",
+    "fss_moderate": "FSS moderate",
+    "fss_heavy": "FSS heavy",
+    "quantile_error_0.95": "p95, error",
+    "quantile_error_0.99": "p99, error",
+    "quantile_error_0.999": "p99.9, error",
 }
-PLACES = {"dB": 2, "km": 1, "%": 2}  # decimals; others have 3
+PLACES = {"dB": 2, "km": 1, "deg": 2, "%": 2}  # decimals; others have 3
 
 
 def written(value: float | None, unit: str) -> str:
@@ -37,6 +48,25 @@ def written(value: float | None, unit: str) -> str:
 
 def with_unit(value: float | None, unit: str) -> str:
     return written(value, unit) + ("" if unit == "1" else f" {unit}")
+
+
+def length(value: float, unit: str) -> str:
+    """A side of a pixel, or of many."""
+    return f"{value:g}°" if unit == "deg" else f"{value:g} {unit}"
+
+
+def unit_name(unit: str) -> str:
+    """Of lengths, as on an axis."""
+    return {"deg": "degrees"}.get(unit, unit)
+
+
+def method(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def moment(*said: str) -> str:
+    """A time and what is known of it: of a grid no satellite."""
+    return " · ".join(part for part in said if part not in ("", "unknown"))
 
 
 def plus(text: str) -> str:
@@ -56,7 +86,7 @@ def listed(ids: Sequence[str], most: int = 12) -> str:
 
 def head(name: str, unit: str) -> str:
     text = HEADS.get(name, name.replace("_", " "))
-    return text if unit == "1" else f"{text} [{unit}]"
+    return text if unit == "1" else f"{text} [{unit_name(unit)}]"
 
 
 def rounded(value: float | None, unit: str) -> float | None:

@@ -90,7 +90,8 @@ def eastward(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def from_west(longitudes: np.ndarray) -> np.ndarray:
     """Moved by whole turns so that the first lies in -180..180."""
-    return longitudes - 360.0 * np.floor((longitudes[0] + 180.0) / 360.0)
+    longitudes = np.round(longitudes, DECIMALS)
+    return np.round(longitudes - 360.0 * np.floor((longitudes[0] + 180.0) / 360.0), DECIMALS)
 
 
 @dataclass(frozen=True, eq=False)

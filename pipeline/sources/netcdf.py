@@ -33,9 +33,10 @@ from pipeline.sources import (
 from pipeline.sources.amounts import Meaning
 from pipeline.sources.grids import Cut, Grid, Regridding
 from pipeline.sources.netcdf_axes import Axes, gridded, listed, no_grid, numbers
-from pipeline.sources.netcdf_file import File, Where, Window
+from pipeline.sources.netcdf_file import File, Where
 from pipeline.sources.netcdf_read import Field, Part, Reading
 from pipeline.sources.netcdf_steps import FEW, Steps, Times, moment
+from pipeline.sources.netcdf_window import Window
 from pipeline.sources.options import NONE, WORDS, Options, said
 
 OPTIONS = frozenset(WORDS) - {"value_range"}
@@ -97,7 +98,7 @@ class Header:
     def of(cls, number: int, file: File, names: Sequence[str], options: Options) -> Header:
         """Raises UserError for a file with other fields than are meant."""
         axes = {name: Axes.of(file, name) for name in names}
-        header = cls(number, file.where, file.dataset.attrs, axes[names[0]].cut(file, options))
+        header = cls(number, file.where, file.attrs, axes[names[0]].cut(file, options))
         for name, of in axes.items():
             cut = of.cut(file, options)
             if not header.cut.grid.same(cut.grid):
@@ -106,7 +107,7 @@ class Header:
             header.levels[name] = levels
             header.windows[name] = Window(name, of.kinds, places, cut.rows, cut.columns)
             header.times[name] = of.times(file)
-            header.about[name] = file.dataset.variables[name].attrs
+            header.about[name] = file.variables[name].attrs
             cells = len(cut.rows) * len(cut.columns) * max(1, len(levels))
             if 8 * cells > netcdf_file.LARGEST_FIELD:
                 raise UserError(
@@ -200,7 +201,7 @@ class Scan:
                 file = netcdf_file.opened(place)
                 if bad := [name for name in wanted if name in file.unfit]:
                     raise FrameError(f"{place}: {bad[0]} {file.unfit[bad[0]]}")
-                if here := [name for name in wanted if name in file.dataset.variables]:
+                if here := [name for name in wanted if name in file.variables]:
                     found.append(Header.of(len(found), file, here, self.options))
                 else:
                     names = gridded(file)

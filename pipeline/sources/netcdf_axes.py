@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 
 from pipeline.errors import UserError
 from pipeline.sources import grids, netcdf_file, stretches
 from pipeline.sources.grids import Cut, Grid
 from pipeline.sources.netcdf_file import File
+from pipeline.sources.netcdf_stored import Stored
 from pipeline.sources.options import Options
 
 LATITUDES = ("latitude", "lat")
@@ -36,16 +36,16 @@ class Axes:
     @classmethod
     def of(cls, file: File, name: str) -> Axes:
         """Raises UserError for a variable that is not a field on a regular grid."""
-        variable = file.dataset.variables[name]
+        variable = file.variables[name]
         kinds = []
         for dim, length in zip(variable.dims, variable.shape, strict=True):
-            kind = kind_of(file.dataset, str(dim))
+            kind = kind_of(file, dim)
             if not kind and length == 1:
                 kind = "one"
             if not kind:
                 told = (
                     no_grid(file)
-                    if not horizontal(file.dataset, variable)
+                    if not horizontal(file, variable)
                     else (
                         f"has the dimension {dim!r} of {length}, which is neither time, level, "
                         "latitude nor longitude; choose one of them first, as with ncks -d"
@@ -60,8 +60,8 @@ class Axes:
         if variable.dtype.kind not in "iuf":
             raise UserError(f"{file.where}: {name} is {variable.dtype}; expected numbers")
         y = str(variable.dims[kinds.index("y")])
-        projected = file.dataset.variables[y].attrs.get("standard_name") == PROJECTION[0]
-        return cls(name, tuple(map(str, variable.dims)), tuple(kinds), projected)
+        projected = file.variables[y].attrs.get("standard_name") == PROJECTION[0]
+        return cls(name, variable.dims, tuple(kinds), projected)
 
     def dim(self, kind: str) -> str | None:
         return self.dims[self.kinds.index(kind)] if kind in self.kinds else None
@@ -85,7 +85,7 @@ class Axes:
     def cut_projected(self, file: File, y: np.ndarray, x: np.ndarray, options: Options) -> Cut:
         if options.region:
             raise UserError(f"{file.where}: lies on a map projection, so no --region in degrees")
-        units = str(file.dataset.variables[str(self.dim("y"))].attrs.get("units", ""))
+        units = str(file.variables[str(self.dim("y"))].attrs.get("units", ""))
         if units not in KILOMETRES:
             raise UserError(f"{file.where}: its grid is in {units!r}; expected degrees, km or m")
         rows = np.arange(len(y)) if y[0] > y[-1] else np.arange(len(y))[::-1]
@@ -98,14 +98,14 @@ class Axes:
     def levels(
         self, file: File, wanted: tuple[float, ...]
     ) -> tuple[tuple[float, ...], np.ndarray | None]:
-        """hPa and numbers of the levels that are read. Raises UserError for one that is not there.
+        """Levels in hPa, and their numbers, as read. Raises UserError for one that is not there.
 
         Without any wanted: all of them, as the file has them.
         """
         dim = self.dim("level")
         if dim is None:
             return (), None
-        about = file.dataset.variables[dim].attrs
+        about = file.variables[dim].attrs
         factor = HECTOPASCAL.get(str(about.get("units", "hPa")).strip().lower(), 1.0)
         have = [round(float(v) * factor, LEVEL_DIGITS) for v in netcdf_file.whole(file, dim)]
         if absent := [level for level in wanted if level not in have]:
@@ -120,14 +120,13 @@ class Axes:
     def times(self, file: File) -> np.ndarray:
         """(n,) int64 seconds; empty where the file does not say. Raises UserError."""
         dim = self.dim("time")
-        dataset = file.dataset
         holders = [
             str(name)
-            for name, variable in dataset.variables.items()
+            for name, variable in file.variables.items()
             if variable.dims == ((dim,) if dim else ()) and " since " in units_of(variable)
         ]
         names = [n for n in holders if n == "valid_time"] + [n for n in holders if n == dim]
-        names += [n for n in holders if dataset.variables[n].attrs.get("standard_name") == "time"]
+        names += [n for n in holders if file.variables[n].attrs.get("standard_name") == "time"]
         names += [n for n in holders if n == "time"]
         if not names and dim is None:
             return np.empty(0, np.int64)
@@ -137,20 +136,20 @@ class Axes:
             )
         try:
             values = np.atleast_1d(netcdf_file.whole(file, names[0]))
-            return stretches.times(values, dataset.variables[names[0]].attrs)
+            return stretches.times(values, file.variables[names[0]].attrs)
         except ValueError as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{file.where}: {error}") from None
 
 
-def kind_of(dataset: xr.Dataset, dim: str) -> str:
+def kind_of(file: File, dim: str) -> str:
     """What a dimension is, by its coordinate: time, expver, level, y, x, or "" for none of them."""
     if dim == "expver":
         return "expver"
-    variable = dataset.variables.get(dim)
+    variable = file.variables.get(dim)
     if variable is None:
-        others = [v for v in dataset.variables.values() if v.dims == (dim,)]
+        others = [v for v in file.variables.values() if v.dims == (dim,)]
         return "time" if any(" since " in units_of(v) for v in others) else ""
     units, name = units_of(variable), str(variable.attrs.get("standard_name", "")).lower()
     if name == "latitude" or dim.lower() in LATITUDES or units.startswith("degrees_north"):
@@ -166,34 +165,34 @@ def kind_of(dataset: xr.Dataset, dim: str) -> str:
     return ""
 
 
-def units_of(variable: xr.Variable) -> str:
+def units_of(variable: Stored) -> str:
     return f"{variable.attrs.get('units', '')}"
 
 
-def horizontal(dataset: xr.Dataset, variable: xr.Variable) -> bool:
-    return {"y", "x"} <= {kind_of(dataset, str(dim)) for dim in variable.dims}
+def horizontal(file: File, variable: Stored) -> bool:
+    return {"y", "x"} <= {kind_of(file, dim) for dim in variable.dims}
 
 
 def gridded(file: File) -> list[str]:
     """The variables that are fields on a grid."""
     names = []
-    for name, variable in file.dataset.variables.items():
+    for name, variable in file.variables.items():
         bounds = str(name).endswith(("_bnds", "_bounds"))
-        if variable.dtype.kind in "iuf" and not bounds and horizontal(file.dataset, variable):
+        if variable.dtype.kind in "iuf" and not bounds and horizontal(file, variable):
             names.append(str(name))
     return names
 
 
 def no_grid(file: File) -> str:
     """Why there is no field in a file, for a sentence."""
-    for name, variable in file.dataset.variables.items():
+    for name, variable in file.variables.items():
         about = f"{variable.attrs.get('standard_name', '')} {units_of(variable)}".lower()
-        if variable.ndim > 1 and "degree" in about and "lat" in f"{name} {about}".lower():
+        if len(variable.dims) > 1 and "degree" in about and "lat" in f"{name} {about}".lower():
             return (
                 f"lies on a grid whose latitudes ({name}) are 2-D; expected 1-D ones: regrid it "
                 "first, as with `cdo remapbil,GRID`"
             )
-    have = listed([str(name) for name in file.dataset.variables], 8) or "no variable"
+    have = listed([str(name) for name in file.variables], 8) or "no variable"
     told = next(
         (f"; {name!r} {why}" for name, why in file.unfit.items() if "numbers" not in why), ""
     )

@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.sources import amounts
 from pipeline.sources.amounts import Meaning
 from pipeline.sources.grids import Regridding
-from pipeline.sources.netcdf_file import Where, Window
+from pipeline.sources.netcdf_file import Where
+from pipeline.sources.netcdf_window import Window
 
 Runs = tuple[tuple[int, int, int], ...]  # number of a file, first and last + 1 of its time steps
 

@@ -1,26 +1,26 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const DETAIL = 0.3; // of a frame's side is shown in the second row
+  const shown = byId("frames").dataset;
+  const DETAIL = Number(shown.detail); // of a frame's side is shown in the second row; 0: there is none
   const text = (value, digits) => value.toFixed(digits).replace("-", "−");
 
-  // --- the middle of each chosen frame, below the whole
-  function place(image, share) {
-    // shows the middle `share` of an image in its box
+  // --- a part of each chosen frame, below the whole
+  function place(image, share, still) {
+    // shows the chosen `share` of an image in its box, or all of it
+    const start = (side) => (share === 1 ? 0 : (-100 * Number(still.dataset[side])) / share);
     Object.assign(image.style, {
-      width: `${100 / share}%`, height: `${100 / share}%`,
-      left: `${50 * (1 - 1 / share)}%`, top: `${50 * (1 - 1 / share)}%`,
+      width: `${100 / share}%`, height: `${100 / share}%`, left: `${start("left")}%`, top: `${start("top")}%`,
     });
   }
-  for (const whole of document.querySelectorAll(".still .pixels")) {
+  for (const whole of DETAIL ? document.querySelectorAll(".still .pixels") : []) {
     const box = document.createElement("div"), copy = whole.cloneNode();
     box.className = "part";
-    box.style.aspectRatio = `${whole.getAttribute("width")} / ${whole.getAttribute("height")}`;
     copy.id = `${whole.id}-middle`;
-    copy.alt = `The middle of: ${whole.alt}`;
-    place(copy, DETAIL);
+    copy.alt = `The ${shown.part} of: ${whole.alt}`;
+    place(copy, DETAIL, whole.closest(".still"));
     box.append(copy);
-    whole.after(box);
+    whole.parentElement.append(box);
   }
 
   // --- before and after
@@ -32,9 +32,9 @@
     const label = from.previousElementSibling.textContent;
     image.src = from.src;
     image.alt = from.alt;
-    place(image, zoom.checked ? DETAIL : 1);
+    place(image, zoom.checked ? DETAIL : 1, from.closest(".still"));
     box.querySelector(`.tag.${side}`).textContent = label;
-    box.style.setProperty("--ratio", `${from.getAttribute("width")} / ${from.getAttribute("height")}`);
+    box.style.setProperty("--ratio", from.closest(".still").style.getPropertyValue("--ratio"));
   }
   function divide() {
     box.style.setProperty("--at", `${range.value}%`);
@@ -110,9 +110,11 @@
       const bar = document.querySelector(`.levels[data-bar="${kind}"]`), n = bar.naturalWidth;
       const pixels = canvasOf(bar).getImageData(0, 0, n, 1).data, values = new Map();
       const low = Number(bar.dataset.low), high = Number(bar.dataset.high);
+      const log = bar.dataset.scale === "log"; // its first colour is what is dry
+      const value = (i) => (log ? low * (high / low) ** (Math.max(0, i - 1) / (n - 2)) : low + (i * (high - low)) / (n - 1));
       for (let i = 0; i < n; i++) {
-        const sign = i === 0 ? "≤ " : i === n - 1 ? "≥ " : "";
-        values.set(pixels.slice(4 * i, 4 * i + 3).join(), [sign, low + (i * (high - low)) / (n - 1)]);
+        const sign = i === 0 ? (log ? "< " : "≤ ") : i === n - 1 ? "≥ " : "";
+        values.set(pixels.slice(4 * i, 4 * i + 3).join(), [sign, value(i)]);
       }
       scales[kind] = { values, units: bar.dataset.units };
     }
@@ -128,8 +130,9 @@
     if (!found) return "missing";
     const [sign, value] = found;
     const celsius = scale.units === "K" && image.dataset.bar === "field";
-    const kelvin = `${sign}${text(value, 1)} ${scale.units}`;
-    return celsius ? `${kelvin} (${text(value - 273.15, 1)} °C)` : kelvin;
+    const digits = scale.units === "mm" && Math.abs(value) < 10 ? 2 : 1;
+    const said = `${sign}${text(value, digits)} ${scale.units}`;
+    return celsius ? `${said} (${text(value - 273.15, 1)} °C)` : said;
   }
   function imageBelow(event) {
     if (event.target === range) {
