@@ -745,7 +745,7 @@ def demo(
         Path, typer.Option(help="Folder to make; an earlier demo there is replaced.")
     ] = Path("demo"),
 ) -> None:
-    """Run the whole job on invented typhoons: about four minutes on two cores."""
+    """Run the whole job on invented typhoons: about two minutes on two cores."""
     import json
     import shutil
     import time

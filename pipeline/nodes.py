@@ -139,5 +139,6 @@ def chunk_file(folder: Path, ndim: int) -> Path:
     return folder.joinpath("c", *["0"] * ndim)
 
 
-def crc(data: bytes) -> bytes:
+def crc(data: Any) -> bytes:
+    """The crc32c of some bytes, as it stands behind a chunk."""
     return struct.pack("<I", google_crc32c.value(data))

@@ -9,7 +9,6 @@ track also hold the crc32c of its whole shard file.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from pipeline import atomic, manifest, shard
+from pipeline.nodes import CRC_BYTES, crc
 
 DIGEST = "digest"  # attribute of the root: of all else in that file
 SHARD_CRC = "shard_crc32c"  # attribute of a track
@@ -49,10 +49,9 @@ def is_sound_root(data: bytes) -> bool:
 
 def is_sound_chunk(data: bytes) -> bool:
     """Whether a small array's chunk passes the crc32c at its end."""
-    if len(data) <= shard.CRC_BYTES:
+    if len(data) <= CRC_BYTES:
         return False  # cut: four zero bytes would pass as the crc32c of nothing
-    crc = google_crc32c.value(data[: -shard.CRC_BYTES])
-    return struct.pack("<I", crc) == data[-shard.CRC_BYTES :]
+    return crc(data[:-CRC_BYTES]) == data[-CRC_BYTES:]
 
 
 def look_through(
@@ -73,19 +72,19 @@ def look_through(
     room = np.empty(shard.chunk_shape(shape[1:], codec), "<f4")
     buffer = np.empty(max(lengths), np.uint8)  # fresh memory costs more than the reading
     bad = set()
-    crc = 0
+    whole = 0
     with path.open("rb", buffering=0) as file:
         for i, length in enumerate(lengths):
             data = buffer[:length]
             got = file.readinto(data)  # type: ignore[arg-type]  # an array is a buffer
             if codec != "none":
-                crc = google_crc32c.extend(crc, data)
+                whole = google_crc32c.extend(whole, data)
             if got != length or not shard.is_sound(data, codec, room):
                 bad.add(i // chunks)
             if i % chunks == chunks - 1:
                 advance()
-        crc = google_crc32c.extend(crc, file.read())  # the index
-    return sorted(bad), "" if codec == "none" else f"{crc:08x}"
+        whole = google_crc32c.extend(whole, file.read())  # the index
+    return sorted(bad), "" if codec == "none" else f"{whole:08x}"
 
 
 def chunk_lengths(path: Path, chunks: int) -> list[int]:

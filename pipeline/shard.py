@@ -9,21 +9,26 @@ The format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-index
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import product
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 
-CRC_BYTES = 4
+from pipeline.nodes import CRC_BYTES, crc
+
 ENTRY_BYTES = 16  # offset and length of one inner chunk
 ABSENT = 2**64 - 1  # in the index: this chunk was left out, being nothing but the fill value
 TILE = 128  # pixels; side of a compressed inner chunk: small enough for crops
 ZSTD_LEVEL = 3  # and no shuffle: frames hold few distinct values, shuffling makes them larger
+SETTLED_BY = 32 << 20  # bytes of a growing file that the disk is told to keep at once
+MOST_PARTS = 1024  # buffers that one call writes
 
 
 def chunk_shape(frame_shape: tuple[int, int, int], codec: str) -> tuple[int, int, int, int]:
@@ -46,26 +51,38 @@ class ShardWriter:
         self.codec = Zstd(level=ZSTD_LEVEL, checksum=True) if codec == "zstd" else None
         self.frame_shape = frame_shape
         self.index: list[tuple[int, int]] = []
+        self.size = self.settled = 0  # bytes written; bytes that the disk was told to keep
         path.parent.mkdir(parents=True)
-        self.file = path.open("xb")
+        self.file = path.open("xb", buffering=0)
+        self.settling: Future[None] | None = None
 
     def append(self, frame: np.ndarray) -> None:
-        """Raises ValueError for another shape or dtype than the track's."""
+        """Raises ValueError for another shape or dtype than the track's, OSError from the disk."""
         if frame.shape != self.frame_shape or frame.dtype != np.float32:
             raise ValueError(
                 f"frame is {frame.shape} {frame.dtype}, expected {self.frame_shape} float32"
             )
+        parts: list[Any] = []
         for tile in self.tiles(frame):
             data = np.ascontiguousarray(tile, "<f4")
-            if self.codec is None:
-                crc = struct.pack("<I", google_crc32c.value(data))
-                self.index.append((self.file.tell(), data.nbytes + CRC_BYTES))
-                self.file.write(data.data.cast("B"))
-                self.file.write(crc)
-            else:
-                packed = self.codec.encode(data)
-                self.index.append((self.file.tell(), len(packed)))
-                self.file.write(packed)
+            chunk = [self.codec.encode(data)] if self.codec else [data.data.cast("B"), crc(data)]
+            length = sum(map(len, chunk))
+            self.index.append((self.size, length))
+            self.size += length
+            parts += chunk
+        write_all(self.file.fileno(), parts)
+        if self.size - self.settled >= SETTLED_BY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Let the disk begin with what is written, so that little is left to do at the end."""
+        if self.settling and not self.settling.done():
+            return
+        self.settled = self.size
+        keep = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have only the latter
+        before, self.settling = self.settling, _settler().submit(keep, self.file.fileno())
+        if before:
+            before.result()  # raises what the disk refused
 
     def tiles(self, frame: np.ndarray) -> Iterator[np.ndarray]:
         """Row by row; beyond the frame's edge a tile is padded with the fill value, NaN."""
@@ -88,10 +105,39 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self.file:
+        """Write the index; after an exception, only close."""
+        try:
             if kind is None:
                 index = np.array(self.index, "<u8").tobytes()
-                self.file.write(index + struct.pack("<I", google_crc32c.value(index)))
+                write_all(self.file.fileno(), [index, crc(index)])
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file. Raises OSError where the disk has refused what was written before."""
+        settling, self.settling = self.settling, None
+        try:
+            if settling:
+                settling.result()
+        finally:
+            self.file.close()
+
+
+@cache
+def _settler() -> ThreadPoolExecutor:
+    """The thread in which a process waits for the disk."""
+    return ThreadPoolExecutor(1, "settle")
+
+
+def write_all(file: int, parts: Sequence[Any]) -> None:
+    """Write buffers of bytes one after the other, with one call as a rule."""
+    missing = sum(map(len, parts))
+    if hasattr(os, "writev"):  # not on Windows
+        missing -= os.writev(file, parts[:MOST_PARTS])
+    if missing:  # or a signal came, or the disk is getting full
+        rest = memoryview(b"".join(parts))[-missing:]
+        while rest:
+            rest = rest[os.write(file, rest) :]
 
 
 def read_index(path: Path, chunks: int) -> np.ndarray:
@@ -106,8 +152,8 @@ def read_index(path: Path, chunks: int) -> np.ndarray:
             raise ValueError(f"{file.tell()} bytes, too short for {chunks} chunks")
         file.seek(-size, 2)
         tail = file.read(size)
-    index, crc = tail[:-CRC_BYTES], struct.unpack("<I", tail[-CRC_BYTES:])[0]
-    if google_crc32c.value(index) != crc:
+    index = tail[:-CRC_BYTES]
+    if crc(index) != tail[-CRC_BYTES:]:
         raise ValueError("its index fails its checksum")
     return np.frombuffer(index, "<u8").reshape(chunks, 2)
 
@@ -169,8 +215,7 @@ def is_sound(data: bytes | np.ndarray, codec: str, room: np.ndarray) -> bool:
     room: where a compressed chunk is unpacked.
     """
     if codec == "none":
-        crc = google_crc32c.value(data[:-CRC_BYTES])
-        return bool(struct.pack("<I", crc) == bytes(data[-CRC_BYTES:]))
+        return crc(data[:-CRC_BYTES]) == bytes(data[-CRC_BYTES:])
     try:
         Zstd().decode(data, room)
     except (RuntimeError, ValueError):  # damaged; larger than a chunk

@@ -131,7 +131,7 @@ class TrackWriter:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.writer.file.close()  # writes what is buffered: on a full disk this fails too
+            self.writer.close()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 

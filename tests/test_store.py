@@ -1,6 +1,8 @@
 """The store is what zarr-python itself would have written, and damage does not pass unseen."""
 
+import errno
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -247,6 +249,35 @@ def test_a_track_not_committed_leaves_nothing(tmp_path):
         writer.append(np.zeros((1, 4, 4), np.float32))
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", store.CODECS)
+def test_writing_in_pieces_and_settling_early_change_no_byte(tmp_path, monkeypatch, codec):
+    frames = noise(6, (2, 200, 130))
+    write(tmp_path / "a", frames, codec)
+    settled, write_some = [], os.write
+    monkeypatch.setattr(shard, "SETTLED_BY", 1)
+    monkeypatch.setattr(os, "fdatasync", settled.append)
+    monkeypatch.setattr(os, "writev", lambda file, parts: write_some(file, bytes(parts[0])[:100]))
+    monkeypatch.setattr(os, "write", lambda file, data: write_some(file, data[:30_001]))
+    write(tmp_path / "b", frames, codec)
+    one, other = (tmp_path / name / "202101" / store.SHARD_FILE for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+    assert settled
+
+
+def test_what_the_disk_refuses_while_others_are_read_is_not_lost(tmp_path, monkeypatch):
+    """An error in writing is told to one who asks, and to nobody after that."""
+
+    def refuse(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shard, "SETTLED_BY", 1)
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    for count in (1, 4):  # asked at the end; and while writing
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path / "S", noise(count, (1, 16, 16)))
+        assert list((tmp_path / "S").iterdir()) == []
 
 
 def test_a_disk_that_refuses_even_to_close_leaves_nothing(tmp_path, monkeypatch):
