@@ -35,7 +35,8 @@ MOST_UNPACKED = 32 << 30  # bytes of all members of a ZIP
 OPEN_FILES = 8
 BLOCK = 32 << 20  # bytes that are read at once
 BLOCKS = 256 << 20  # bytes of blocks that are kept
-CHUNK_CACHE = 256 << 20  # bytes that HDF5 keeps unpacked of a variable read step by step
+FEW_CHUNKS = 1 << 20  # bytes that HDF5 keeps unpacked of a variable that is read by blocks
+WHOLE_CHUNKS = 128 << 20  # and of one that is read step by step
 DAMAGE = (
     OSError,
     RuntimeError,
@@ -73,8 +74,8 @@ class File:
     where: Where
     content: Content
     stamp: tuple[int, int]  # size and time of the file when it was opened
+    chunk_cache: int  # bytes that HDF5 keeps unpacked of each variable
     lend: BinaryIO | None = None  # the unpacked member of a ZIP
-    other: Content | None = None  # the same once more, with room for whole chunks
 
     @property
     def variables(self) -> Mapping[str, Stored]:
@@ -89,16 +90,8 @@ class File:
         """Variables that were left out, and why."""
         return self.content.unfit
 
-    def alone(self, name: str) -> Stored:
-        """A variable for one who reads it step by step: HDF5 keeps what it unpacked."""
-        if self.other is None:
-            source = self.lend or self.where.path
-            self.other = netcdf_stored.read(source, self.stamp[0], CHUNK_CACHE)
-        return self.other.variables[name]
-
     def close(self) -> None:
-        for content in filter(None, (self.content, self.other)):
-            content.close()
+        self.content.close()
         if self.lend:
             self.lend.close()
 
@@ -180,19 +173,24 @@ def inside(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return found
 
 
-def opened(where: Where) -> File:
-    """The file, open; kept so until others have taken its place. Raises FrameError."""
+def opened(where: Where, chunk_cache: int = FEW_CHUNKS) -> File:
+    """The file, open; kept so until others have taken its place. Raises FrameError.
+
+    HDF5 gives all who have a file open the cache that the first asked for: so it is opened anew for
+    one who asks for more.
+    """
     with KEPT.lock:
         try:
             status = where.path.stat()
         except OSError as error:
             raise FrameError(f"{where.path}: {(error.strerror or '').lower()}") from None
         stamp = status.st_size, status.st_mtime_ns
-        if (file := KEPT.files.get(where)) and file.stamp == stamp:
+        file = KEPT.files.get(where)
+        if file and file.stamp == stamp and file.chunk_cache >= chunk_cache:
             KEPT.files.move_to_end(where)
             return file
         forget(where)
-        KEPT.files[where] = file = open_now(where, stamp)
+        KEPT.files[where] = file = open_now(where, stamp, chunk_cache)
         while len(KEPT.files) > OPEN_FILES:
             forget(next(iter(KEPT.files)))
         return file
@@ -207,7 +205,7 @@ def forget(where: Where) -> None:
             del KEPT.blocks[key]
 
 
-def open_now(where: Where, stamp: tuple[int, int]) -> File:
+def open_now(where: Where, stamp: tuple[int, int], chunk_cache: int) -> File:
     lend = None
     try:
         signature(where.path)
@@ -215,7 +213,8 @@ def open_now(where: Where, stamp: tuple[int, int]) -> File:
         if where.member:
             source = lend = unpacked(where)
         size = os.fstat(lend.fileno()).st_size if lend else stamp[0]
-        return File(where, netcdf_stored.read(source, size), stamp, lend)
+        content = netcdf_stored.read(source, size, chunk_cache)
+        return File(where, content, stamp, chunk_cache, lend)
     except DAMAGE as error:
         if lend:
             lend.close()

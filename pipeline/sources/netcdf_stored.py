@@ -65,7 +65,7 @@ class Content:
             self.end()
 
 
-def read(source: Path | BinaryIO, size: int, chunk_cache: int = 1 << 20) -> Content:
+def read(source: Path | BinaryIO, size: int, chunk_cache: int) -> Content:
     """The content of a file of `size` bytes. Raises whatever a damaged file leads to."""
     if isinstance(source, Path):
         with source.open("rb") as file:

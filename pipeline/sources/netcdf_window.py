@@ -13,8 +13,10 @@ from pipeline.sources import FrameError, hdf5_image
 from pipeline.sources.netcdf_file import (
     BLOCK,
     BLOCKS,
+    FEW_CHUNKS,
     KEPT,
     LARGEST_FIELD,
+    WHOLE_CHUNKS,
     File,
     Where,
     opened,
@@ -50,7 +52,7 @@ class Window:
 
         kept: by blocks that are kept for the steps around this one. Raises FrameError.
         """
-        file = opened(where)
+        file = opened(where, FEW_CHUNKS if kept else WHOLE_CHUNKS)
         try:
             return self.unpacked(file, number, kept)
         except (KeyError, IndexError, ValueError) as error:
@@ -89,7 +91,7 @@ class Window:
         """(E, L, h, w) of one step as stored: whole fields, of which the wanted part is taken."""
         at = tuple(slice(number, number + 1) if dim == "time" else slice(None) for dim in self.dims)
         with hdf5_image.limited(4 * BLOCK + 4 * LARGEST_FIELD):
-            values = reading(file, self.name, lambda: file.alone(self.name)[at])
+            values = reading(file, self.name, lambda: file.variables[self.name][at])
         for dim, wanted in (("level", self.level), ("y", self.rows), ("x", self.columns)):
             if wanted is not None and dim in self.dims:
                 values = np.take(values, wanted, self.dims.index(dim))
