@@ -312,8 +312,9 @@ def planned(source: Path, ids: list[str], options: Any) -> None:
         table.add_row(raw.id, str(len(raw.frames)), *map(brief, (first, last, raw.unmatched_rows)))
     console.print(table)
     frames = sum(len(raw.frames) for raw in release.tracks)
+    files = len({path for raw in release.tracks for frame in raw.frames for path in frame.paths})
     console.print(
-        f"{len(release.tracks)} tracks, {frames} frames; uncompressed about "
+        f"{len(release.tracks)} tracks, {files} files, {frames} frames; uncompressed about "
         f"{stage.uncompressed(release) / 2**30:.1f} GiB. Nothing was written."
     )
     for note in release.notes:

@@ -281,7 +281,7 @@ def test_the_command_line_converts_plans_and_refuses(made, tmp_path):
     home, _ = made
     plan = run("convert", home / "era5", tmp_path / "s.zarr", "--track-by", "day", "--dry-run")
     assert plan.exit_code == 0
-    assert "3 tracks, 72 frames" in plan.output
+    assert "3 tracks, 2 files, 72 frames" in plan.output
     assert "Note: tp: m x 1000 = mm of 1 h" in plan.output
     assert not (tmp_path / "s.zarr").exists()
     done = run(

@@ -7,6 +7,7 @@ frame by frame, and a frame is often a small part of what is unpacked for it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -203,6 +204,13 @@ def forget(where: Where) -> None:
             file.close()
         for key in [key for key in KEPT.blocks if key[0] == where]:
             del KEPT.blocks[key]
+
+
+@atexit.register
+def forget_all() -> None:
+    """SciPy complains of a file that is still mapped when a process ends."""
+    for where in list(KEPT.files):
+        forget(where)
 
 
 def open_now(where: Where, stamp: tuple[int, int], chunk_cache: int) -> File:
