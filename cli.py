@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 import models
@@ -56,7 +57,8 @@ def fail(sentence: str, code: int) -> None:
 
 def on_disk(error: OSError) -> str:
     """What the operating system refused, where, and the way out."""
-    where = f"{error.filename}: " if error.filename else ""
+    place = error.filename2 or error.filename  # the second is what a temporary was to become
+    where = f"{place}: " if place else ""
     ways = {
         errno.ENOSPC: "free some space and run the same command again; what is finished is kept",
         errno.EDQUOT: "free some space and run the same command again; what is finished is kept",
@@ -111,6 +113,9 @@ def inspect(
     from pipeline import inspection as stage
 
     chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
+    to_stdout = json == "-"
+    data = Path(json) if json and not to_stdout else None
+    stage.refuse_places(data, html)
     done = stage.inspect(
         path,
         ids=chosen,
@@ -119,14 +124,14 @@ def inspect(
         max_missing=max_missing,
         pictures=html is not None,
     )
-    to_stdout = json == "-"
-    stage.write(done, Path(json) if json and not to_stdout else None, html, palette)
     if to_stdout:
         sys.stdout.write(stage.as_json(done))
     else:
         for part in stage.screen(done, console, palette):
             console.print(part)
-        for file in filter(None, (json, html)):
+    stage.write(done, data, html, palette)
+    if not to_stdout:
+        for file in filter(None, (data, html)):
             console.print(f"Written   {file}", markup=False)
     for note in done.notes:
         complaints.print("[yellow]Note:[/]", note.replace("[", r"\["))
@@ -494,6 +499,7 @@ def evaluate(
     Example: cli evaluate runs/first --on test
     """
     from pipeline import evaluate as stage
+    from pipeline.reporting.words import count
 
     done = stage.evaluate(
         run,
@@ -512,20 +518,21 @@ def evaluate(
         console.print(track_table(scores.tracks, scores.units))
     console.print(method_table(scores.rows, scores.units))
     if differences := scores.differences("model", scores.baseline):
-        told = beside(differences["rmse"], scores.units["rmse"])
+        told = beside(differences["rmse"], scores.units["rmse"], len(scores.tracks))
         console.print(f"Model minus {scores.baseline}: RMSE {told}")
     else:
         console.print("One track: how far another might score otherwise cannot be said")
-    left_out = f"; {done.left_out} flagged frames left out" if done.left_out else ""
+    left_out = f"; {count(done.left_out, 'flagged frame')} left out" if done.left_out else ""
     console.print(
-        f"{scores.frames} frames of {len(scores.tracks)} tracks{left_out}; "
+        f"{count(scores.frames, 'frame')} of {count(len(scores.tracks), 'track')}{left_out}; "
         f"{scores.frames / max(done.seconds, 1e-9):.2f} frames/s"
     )
     for note in done.notes:
-        console.print(f"[yellow]Note:[/] {note}")
+        console.print("[yellow]Note:[/]", note.replace("[", r"\["))
     if done.sites:
         console.print(f"Sites     {done.sites}")
-    console.print(f"Scores    {done.file}\nNext      cli report {run}")
+    which = " --on test" if on == "test" else ""
+    console.print(f"Scores    {done.file}\nNext      cli report {run}{which}")
 
 
 @app.command()
@@ -539,7 +546,7 @@ def report(
         int,
         typer.Option(min=1, help="Frames to show, beside those of the largest and smallest gain."),
     ] = 3,
-    store: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Default: the one that was scored.")] = None,
     device: Device = "auto",
 ) -> None:
     """Make one page of a run's scores, curves and pictures; it opens in any browser, offline.
@@ -638,15 +645,16 @@ def infer(
         palette=palette,
     )
     for note in done.notes:
-        console.print(f"Note: {note}")
+        console.print(f"Note: {note}", markup=False)
     if done.scores:
         console.print(score_table({}, done.scores, done.units))
-    console.print(f"{done.id}: {done.frames} frames of {done.shape[0]}x{done.shape[1]}")
-    console.print(f"{done.format:<9} {done.file}")
+    told = f"{done.id}: {done.frames} frames of {done.shape[0]}x{done.shape[1]}"
+    console.print(told, markup=False)
+    console.print(f"{done.format:<9} {done.file}", markup=False)
     for path in done.pictures:
-        console.print(f"Picture   {path}")
+        console.print(f"Picture   {path}", markup=False)
     for path in done.animations:
-        console.print(f"Animation {path}")
+        console.print(f"Animation {path}", markup=False)
     finish_with(done.problems)
 
 
@@ -664,18 +672,20 @@ def compare(
     Example: cli compare runs/first runs/second
     """
     from pipeline import compare as stage
+    from pipeline.reporting.words import count
 
     done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)
     console.print(method_table(done.rows, done.units))
     first = next(iter(done.rows))
     for run, by_score in done.differences.items():
-        told = beside(by_score["rmse"], done.units["rmse"])
+        told = beside(by_score["rmse"], done.units["rmse"], done.tracks)
         console.print(f"{run} minus {first}: RMSE {told}")
     if not done.differences:
         console.print("One track: how far another might differ cannot be said")
     for note in done.notes:
         console.print(f"Note: {note}")
-    console.print(f"{done.frames} frames of {done.tracks} tracks\nAll       {done.file}")
+    console.print(f"{count(done.frames, 'frame')} of {count(done.tracks, 'track')}")
+    console.print(f"All       {done.file}")
     for path in done.pictures:
         console.print(f"Picture   {path}")
 
@@ -683,10 +693,12 @@ def compare(
 def track_table(tracks: dict[str, Any], units: dict[str, str]) -> Table:
     """RMSE by track: the methods side by side."""
     rows = list(next(iter(tracks.values())))
-    heads = [f"{row} [{units['rmse']}]".replace("[", r"\[") for row in rows]
-    table = Table("RMSE of", *heads, box=None, padding=(0, 2, 0, 0))
-    for id, found in list(tracks.items())[:MANY]:
-        table.add_row(id, *(f"{found[row]['rmse']:.3f}" for row in rows))
+    heads = [f"{row} [{units['rmse']}]" for row in rows]
+    lines = {
+        id: [f"{found[row]['rmse']:.3f}" for row in rows]
+        for id, found in list(tracks.items())[:MANY]
+    }
+    table = number_table("RMSE of", heads, lines)
     if len(tracks) > MANY:
         table.add_row(f"and {len(tracks) - MANY} more")
     return table
@@ -694,18 +706,31 @@ def track_table(tracks: dict[str, Any], units: dict[str, str]) -> Table:
 
 def method_table(rows: dict[str, dict[str, float]], units: dict[str, str]) -> Table:
     """Every score, the methods side by side."""
-    table = Table("score", *rows, box=None, padding=(0, 1, 0, 0))
-    table.columns[0].no_wrap = True
-    for name, unit in units.items():
-        values = (f"{round(scores[name], 3) + 0.0:.3f}" for scores in rows.values())
-        table.add_row(f"{name} [{unit}]".replace("[", r"\["), *values)
+    lines = {
+        f"{name} [{unit}]": [f"{round(scores[name], 3) + 0.0:.3f}" for scores in rows.values()]
+        for name, unit in units.items()
+    }
+    return number_table("score", list(rows), lines)
+
+
+def number_table(first: str, heads: list[str], lines: dict[str, list[str]]) -> Table:
+    """Numbers, by name; on a narrow screen names and heads fold, but no number is cut."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column(Text(first), overflow="fold")
+    for head, values in zip(heads, zip(*lines.values(), strict=True), strict=True):
+        table.add_column(Text(head), overflow="fold", min_width=max(map(len, values)))
+    for name, told in lines.items():
+        table.add_row(Text(name), *(Text(value, no_wrap=True, overflow="ignore") for value in told))
     return table
 
 
-def beside(difference: tuple[float, float, float], unit: str) -> str:
-    """A difference and its interval."""
+def beside(difference: tuple[float, float, float], unit: str, tracks: int) -> str:
+    """A difference and its interval over so many tracks."""
+    from pipeline.resampling import FEW
+
     told, low, high = (f"{value:+.3f}" for value in difference)
-    return f"{told} {unit}, with 95 % between {low} and {high}"
+    rough = f" ({tracks} tracks: rough)" if tracks < FEW else ""
+    return f"{told} {unit}, with 95 % between {low} and {high}{rough}"
 
 
 def score_table(

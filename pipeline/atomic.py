@@ -16,7 +16,8 @@ from pipeline.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on success it takes its place, on failure it is gone.
 
-    The data is on the disk before the name is: a crash leaves the old file or the new one.
+    The data is on the disk before the name is: a crash leaves the old file or the new one. An
+    OSError at the temporary path names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -24,10 +25,37 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
         raise
     sync(path.parent)
+
+
+def sweep(folder: Path, names: str) -> None:
+    """Remove what killed processes left of replacing files there; nobody may be at them now.
+
+    names: of the files, as a glob pattern.
+    """
+    for left in folder.glob(f".{names}.[0-9]*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def refuse_place(file: Path) -> None:
+    """Before long work: a place where a file can be written, and is none. Raises UserError."""
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; expected the name of a file to write")
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file}: is no plain file; expected the name of a file to write")
+    refuse_unwritable(file)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises UserError where nothing can be made in the folder of `path`, which may be missing."""
+    folder = next(p for p in path.absolute().parents if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written to; choose another place for {path.name}")
 
 
 def json_text(value: Any) -> str:

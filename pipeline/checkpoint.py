@@ -138,14 +138,19 @@ def in_run(run: Path, which: str) -> Path:
 
     Raises UserError naming those that there are.
     """
+    refuse_missing(run, which)
+    files = {path.stem: path for path in (run / "checkpoints").glob("*.ckpt") if path.is_file()}
+    if which not in files:
+        raise UserError(
+            f"{run}: no checkpoint {which!r}; it has {', '.join(sorted(files)) or 'none'}"
+        )
+    return files[which]
+
+
+def refuse_missing(run: Path, which: str = "") -> None:
+    """Raises UserError for anything but a folder."""
     if run.is_file():
-        raise UserError(f"{run}: is a file; give the run's folder, and --checkpoint {which}")
+        also = f", and --checkpoint {which}" if which else ""
+        raise UserError(f"{run}: is a file; give the run's folder{also}")
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; run `cli train --run {run}` first")
-    path = run / "checkpoints" / f"{which}.ckpt"
-    if not path.is_file():
-        have = sorted(p.stem for p in path.parent.glob("*.ckpt"))
-        raise UserError(
-            f"{run}: no checkpoint {which!r}; it has {', '.join(have) if have else 'none'}"
-        )
-    return path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from pipeline import atomic, checkpoint, pictures, raw_tree, resampling, score_files
 from pipeline.answers import MODEL, Answers, shown
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
 from pipeline.pictures import Palette, Panel, Scene
 from pipeline.progress import progress
@@ -29,6 +31,7 @@ SHARED = {
     "truth": "truths",
     "psnr_range": "valid ranges",
     "track_frames": "tracks or frames",
+    "rows": "methods",
 }
 
 
@@ -39,6 +42,7 @@ class Scored:
     run: Path
     name: str
     told: dict[str, Any]  # scores.json
+    trained: Checkpoint  # that was scored
     yardstick: Yardstick
     cards: dict[str, dict[str, Card]]  # by track and method
 
@@ -125,28 +129,28 @@ def compare(
     if count:
         opened = same_store(first, store_path or Path(first.told["store"]))
         frames = chosen(frames_of(every), count, opened if is_rain(first.told["channel"]) else None)
-        files = draw(every, frames, out, opened, device, palette)
+        with never_empty(out):
+            files = draw(every, frames, out, opened, device, palette)
     file = out / "comparison.json"
-    atomic.write_json(
-        file,
-        {
-            "runs": [{"name": each.name, "path": str(each.run), **about(each)} for each in every],
-            "on": on,
-            "tracks": list(first.cards),
-            "frames": first.told["frames"],
-            "truth": first.told.get("truth", "native"),
-            "notes": first.told.get("notes", []),
-            "units": first.told["units"],
-            "better": first.told["better"],
-            "scores": score_files.finite(rows),
-            "against": first.name,
-            "level": resampling.LEVEL,
-            "resamples": resamples,
-            "seed": seed,
-            "differences": score_files.finite(differences),
-            "pictures": {path.name: vars(frame) for path, frame in zip(files, frames, strict=True)},
-        },
-    )
+    told = {
+        "runs": [{"name": each.name, "path": str(each.run), **about(each)} for each in every],
+        "on": on,
+        "tracks": list(first.cards),
+        "frames": first.told["frames"],
+        "truth": first.told.get("truth", "native"),
+        "notes": first.told.get("notes", []),
+        "units": first.told["units"],
+        "better": first.told["better"],
+        "scores": score_files.finite(rows),
+        "against": first.name,
+        "level": resampling.LEVEL,
+        "resamples": resamples,
+        "seed": seed,
+        "differences": score_files.finite(differences),
+        "pictures": {path.name: vars(frame) for path, frame in zip(files, frames, strict=True)},
+    }
+    with never_empty(out):
+        atomic.write_json(file, told)
     return Comparison(
         file,
         files,
@@ -159,13 +163,30 @@ def compare(
     )
 
 
+@contextmanager
+def never_empty(folder: Path) -> Iterator[None]:
+    """On failure, as of a full disk, a folder in which nothing came to be is gone again."""
+    try:
+        yield
+    except BaseException:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
 def about(each: Scored) -> dict[str, Any]:
     return {key: each.told[key] for key in ("model_name", "checkpoint", "epoch", "trained_on")}
 
 
 def scored(run: Path, name: str, on: str) -> Scored:
-    """Raises UserError for a run that was not evaluated."""
-    return Scored(run, name, score_files.read(run, on), *score_files.read_sums(run, on))
+    """Raises UserError for a run that was not evaluated, or was trained since."""
+    checkpoint.refuse_missing(run)
+    told = score_files.read(run, on)
+    if "lead_times" in told:
+        raise UserError(f"{run}: forecasts frames; only super-resolution can be compared")
+    trained = checkpoint.load(checkpoint.in_run(run, told["checkpoint"]))
+    score_files.refuse_stale(run, on, trained, told)
+    return Scored(run, name, told, trained, *score_files.read_sums(run, on, told))
 
 
 def names(runs: Sequence[Path]) -> list[str]:
@@ -234,10 +255,7 @@ def draw(
     palette: Palette,
 ) -> list[Path]:
     """A picture per frame: truth, each run, and where the second differs from the first."""
-    answers = [
-        Answers(checkpoint.load(checkpoint.in_run(each.run, each.told["checkpoint"])), device)
-        for each in every
-    ]
+    answers = [Answers(each.trained, device) for each in every]
     files = []
     with progress("draw", len(frames), "pictures") as advance:
         for frame in frames:
@@ -306,5 +324,8 @@ def same_store(first: Scored, path: Path) -> Store:
     """What the runs were evaluated on. Raises UserError for another."""
     opened = raw_tree.opened(path)
     if opened.manifest_hash != first.told["manifest_hash"]:
-        raise UserError(f"{path}: not the store that the runs were evaluated on; use --store")
+        raise UserError(
+            f"{path}: not the store that the runs were evaluated on; give the right one with "
+            "--store"
+        )
     return opened

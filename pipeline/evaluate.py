@@ -120,7 +120,12 @@ def evaluate(
     scores = Scores(
         yardstick=yardstick,
         by_track={id: done[id] for id in jobs},
-        about={**about(trained, which, opened), "on": on, "frames_left_out": left_out},
+        about={
+            **about(trained, which, opened),
+            "on": on,
+            "frames_left_out": left_out,
+            "tracks_left_out": [id for id in ids if id not in fit],
+        },
         resamples=resamples,
         seed=seed,
         sites=tuple(followed),
@@ -130,9 +135,24 @@ def evaluate(
         scores=scores,
         left_out=left_out,
         seconds=seconds,
-        notes=score_files.notes(scores),
+        notes=(*score_files.notes(scores), *notes(scores)),
         sites=score_files.path(run, on, ".sites.png") if followed else None,
     )
+
+
+def notes(scores: Scores) -> list[str]:
+    """What must be said on the screen beside them."""
+    made = []
+    if without := scores.about["tracks_left_out"]:
+        made.append(f"tracks without a usable frame are left out: {store.few(without)}")
+    chosen_on = scores.about["chosen_on"] if scores.about["checkpoint"] == "best" else []
+    judged = [id for id in scores.by_track if id in chosen_on]
+    if judged and scores.about["on"] == "test":
+        made.append(
+            f"the checkpoint was chosen by its RMSE on {store.few(judged)}, which flatters it a "
+            "little; to quote a figure, take tracks that training has not looked at"
+        )
+    return made
 
 
 def truth_of(trained: Checkpoint, opened: store.Store) -> str:
@@ -172,13 +192,16 @@ def about(trained: Checkpoint, which: str, opened: store.Store) -> dict[str, obj
         "model_name": trained.settings.model_name,
         "checkpoint": which,
         "epoch": trained.training["position"]["epoch"],
+        "step": trained.training["position"]["step"],
         "factor": trained.settings.task.factor,
         "coarsening": trained.settings.task.coarsening,
         "truth": truth_of(trained, opened),
         "conserve_mass": trained.settings.task.conserve_mass,
-        "store": str(opened.path),
+        "store": str(opened.path.resolve()),
         "manifest_hash": opened.manifest_hash,
+        "trained_manifest_hash": trained.data.manifest_hash,
         "trained_on": trained.data.train,
+        "chosen_on": trained.data.eval,
         "channel": trained.data.channels[0],
     }
 

@@ -28,12 +28,12 @@ from pipeline.interrupts import told_to_stop
 from pipeline.maker import Done, Maker, refuse_stopping
 from pipeline.outputs import formats, geotiff, unfinished
 from pipeline.outputs.formats import Format
-from pipeline.outputs.layout import Layout
+from pipeline.outputs.layout import Layout, stamp
 from pipeline.outputs.unfinished import Unfinished
 from pipeline.pictures import Palette
 from pipeline.product import ENSEMBLE, Mode, Product, about
 from pipeline.progress import progress, say
-from pipeline.scenes import Shots, stamp
+from pipeline.scenes import Shots
 from pipeline.sources.options import NONE, Options
 
 Movie = Literal["mp4", "gif"]
@@ -88,15 +88,18 @@ def infer(
     kept in a hidden folder for the next time, and an output that was there before is untouched.
     """
     form = formats.chosen(out, format)
+    movies = [out.with_suffix(f".{kind}") for kind in animations]
     trained = checkpoint.load(checkpoint.in_run(run, which))
-    formats.refuse_place(form, out)
+    formats.refuse_place(form, out, movies)
     if tile < 1:
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
     if members == 1 or members < 0:
         raise UsageError(f"an ensemble of {members}: expected 2 or more")
     footage = inputs.opened(input, id, trained.data.channels, options)
     form.refuse_others(out, footage.id)
-    picked(pictures, footage.times, range(len(footage.times)))  # a bad wish is refused now
+    folder = formats.beside(out)
+    if picked(pictures, footage.times, range(len(footage.times))):  # a bad wish is refused now
+        formats.refuse_strangers(folder, footage.id)
     crew = ensemble.members(run, which, members) if members else []
     answers = Answers(trained, device, tile)
     product = Product.of(trained, footage, mode, answers.rows[1], [each.name for each in crew])
@@ -118,10 +121,10 @@ def infer(
             }
             layout = product.layout(footage, attrs)
             written(form, layout, maker, done.kept, parts, stopping)
-        movies = [out.with_suffix(f".{kind}") for kind in animations if len(done.kept) > 1]
-        folder = formats.beside(out)
+        movies = movies if len(done.kept) > 1 else []
         stored = partial(maker.stored, parts)
-        shots = Shots(footage, answers, product, palette, folder, done.kept, stored)
+        shots = Shots(footage, answers, product, palette, out, folder, done.kept, stored)
+        shots.sweep()
         files = shots.draw(picked(pictures, footage.times, done.kept), movies)
     scores = done.scores(product)
     return Inference(
@@ -183,9 +186,14 @@ def noted(form: Format, trained: Checkpoint, maker: Maker, done: Done) -> list[s
     notes = []
     if product.mode == "check" and footage.id in trained.data.train:
         notes.append(f"{footage.id} was trained on: its scores say nothing about a new typhoon")
+    if product.rows and done.flagged:
+        notes.append(
+            f"{done.flagged} of {len(done.kept)} frames are flagged (more than "
+            f"{100 * footage.settings.max_missing:g} % missing) and not scored"
+        )
     if form.name == "geotiff" and (bare := geotiff.unplaced(footage, done.kept)):
         notes.append(f"Frames without best track: {bare}; their GeoTIFFs lie nowhere (no CRS)")
-    if ENSEMBLE in product.rows:
+    if ENSEMBLE in product.rows and done.flagged < len(done.kept):
         scores, unit = done.ensemble.scores(), product.channels[0]["units"]
         notes.append(
             f"The {len(product.members)} members ({', '.join(product.members)}) differ by "

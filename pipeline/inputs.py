@@ -11,15 +11,24 @@ from typing import Any
 
 import numpy as np
 import zarr
+from pydantic import ValidationError
 
 from pipeline import quality, sources, store
 from pipeline.errors import UsageError, UserError
 from pipeline.forecasts import refuse_others
+from pipeline.ingest import ConvertSettings, flag_of
+from pipeline.outputs.layout import is_output
+from pipeline.quality import Examined
 from pipeline.sources import FrameError, RawFrame, RawTrack, Release, Variable
 from pipeline.sources.grids import Grid
 from pipeline.sources.options import NONE, Options
 
 LEVEL = re.compile(r" at ([\d.]+) hPa$")  # ends a channel's long_name, where it is of a level
+USUAL = ConvertSettings()
+EXPECTED = (
+    "expected a typhoon's raw folder, a raw tree, one H5 file, NetCDF files, or a store that "
+    "`cli convert` made"
+)
 OWN = ("time", "satellite", "missing_fraction", "flag")  # a store's arrays that are not a source's
 
 
@@ -39,6 +48,12 @@ class Footage:
     read: Callable[[int], np.ndarray]
     problems: tuple[str, ...] = ()  # what was left out before any frame was read
     grid: Grid | None = None  # the place of every pixel, where it is one for all frames
+    settings: ConvertSettings = USUAL  # what a conversion flags its frames by
+    flags: np.ndarray | None = None  # (n,) a store's own; 0 where a frame is fit for windows
+
+    def flag(self, number: int, worth: Examined) -> int:
+        """Not 0 for a frame that `evaluate` would not score."""
+        return flag_of(worth, self.settings) if self.flags is None else int(self.flags[number])
 
 
 def opened(
@@ -55,8 +70,13 @@ def opened(
     Raises UserError for input that is neither raw nor a store, holds several tracks, has other
     channels, or has not one readable frame.
     """
-    if (path.parent / "zarr.json").is_file() and (path / "frames").is_dir():  # STORE/202107
-        path, id = path.parent, id or path.name
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; {EXPECTED}")
+    whole = path.resolve()  # of "." name and parent would be ""
+    if (whole.parent / "zarr.json").is_file() and (whole / "frames").is_dir():  # STORE/202107
+        path, id = whole.parent, id or whole.name
+    if is_output(path):
+        raise UserError(f"{path}: is an output of `cli infer`; {EXPECTED}")
     if (path / "zarr.json").is_file():
         return from_store(store.open_store(path), id, channels)
     if sources.format_of(path) == "netcdf":
@@ -102,7 +122,17 @@ def from_store(
         shape=track.shape,
         read=partial(read_stored, track, channels),
         grid=track.grid,
+        settings=settings_of(opened.attrs),
+        flags=track.flag,
     )
+
+
+def settings_of(attrs: Mapping[str, Any]) -> ConvertSettings:
+    """What a store's frames were flagged by; the usual where it does not say."""
+    try:
+        return ConvertSettings.model_validate(attrs.get("settings", {}))
+    except ValidationError:
+        return USUAL
 
 
 def read_stored(
@@ -146,6 +176,7 @@ def from_source(release: Release, id: str | None, channels: Sequence[Mapping[str
         read=partial(read_raw, raw, read, shape, channels),
         problems=tuple(problems),
         grid=raw.grid,
+        settings=USUAL.settled(release),
     )
 
 

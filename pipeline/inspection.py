@@ -20,6 +20,7 @@ from pipeline.inspecting import doctor, inventory, raw_file
 from pipeline.inspecting import page as inspection_page
 from pipeline.inspecting import screen as inspection_screen
 from pipeline.inspecting.thumbnails import Thumbnail
+from pipeline.outputs.layout import is_output
 from pipeline.pictures import Palette
 
 EXPECTED = (
@@ -69,7 +70,8 @@ def inspect(
     """
     kind = kind_of(path)
     if kind == "track":
-        path, ids, kind = path.parent, [path.name], "store"
+        whole = path.resolve()  # of "." name and parent would be ""
+        path, ids, kind = whole.parent, [whole.name], "store"
     refuse_options(path, kind, ids, quick, max_missing)
     settings = (
         ConvertSettings() if max_missing is None else ConvertSettings(max_missing=max_missing)
@@ -90,12 +92,16 @@ def kind_of(path: Path) -> str:
     """file, tree, store or track (of a store). Raises UserError for anything else."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; {EXPECTED}")
+    if is_output(path):
+        raise UserError(
+            f"{path}: is an output of `cli infer`, which xarray and QGIS open; {EXPECTED}"
+        )
     if not path.is_dir():
         if raw_file.is_hdf5(path):
             return "file"
         raise UserError(f"{path}: {what_else(path)}; {EXPECTED}")
     if (path / "zarr.json").is_file():
-        inside = (path / "frames").is_dir() and (path.parent / "zarr.json").is_file()
+        inside = (path / "frames").is_dir() and (path.resolve().parent / "zarr.json").is_file()
         return "track" if inside else "store"
     if is_run(path):
         raise UserError(
@@ -158,6 +164,12 @@ def screen(
 
 def as_json(done: Inspection) -> str:
     return atomic.json_text(done.facts)
+
+
+def refuse_places(*files: Path | None) -> None:
+    """Before anything is read: places where files can be written. Raises UserError."""
+    for file in filter(None, files):
+        atomic.refuse_place(file)
 
 
 def write(done: Inspection, as_data: Path | None, as_page: Path | None, palette: Palette) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import forecasts
+from pipeline import forecasts, quality
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.ensemble import Crew, Member
 from pipeline.errors import UserError
@@ -30,8 +30,16 @@ class Done:
 
     kept: list[int] = field(default_factory=list)  # numbers of the frames that could be used
     problems: list[str] = field(default_factory=list)  # a sentence for each one left out
+    flagged: int = 0  # of those kept, with too many missing pixels: in no score, as in evaluate
     errors: dict[str, Errors] = field(default_factory=dict)  # check: by row
     ensemble: Ensemble = field(default_factory=Ensemble)
+
+    def count(self, part: Part, product: Product) -> None:
+        """One frame into the scores."""
+        for row in product.rows:
+            self.errors[row] += Errors.of_plain(part.sums[row])
+        if CRPS in part.sums:
+            self.ensemble += Ensemble.of_plain(part.sums[CRPS])
 
     def scores(self, product: Product) -> dict[str, dict[str, float]]:
         """By row. With an ensemble also the CRPS, which of a single answer is its mean error."""
@@ -53,6 +61,7 @@ class Maker:
     device: str
     outside: Outside
     most: float = -np.inf  # of the first channel, in the frames that were used
+    missing: dict[int, float] = field(default_factory=dict)  # fraction, of each frame used
 
     def __post_init__(self) -> None:
         others, tile = self.members[1:], self.answers.tile
@@ -85,10 +94,12 @@ class Maker:
                 if part is None:
                     part = self.part(frame)
                     parts.keep(name, source, part)
-                for row in self.product.rows:
-                    done.errors[row] += Errors.of_plain(part.sums[row])
-                if CRPS in part.sums:
-                    done.ensemble += Ensemble.of_plain(part.sums[CRPS])
+                worth = quality.examine(frame, self.product.channels)
+                self.missing[number] = worth.missing
+                if self.footage.flag(number, worth):
+                    done.flagged += 1
+                else:
+                    done.count(part, self.product)
                 self.outside.look(frame)
                 self.most = max(self.most, float(np.nanmax(frame[0])))
                 done.kept.append(number)
@@ -123,6 +134,7 @@ class Maker:
         footage = self.footage
         values = {
             "time": footage.times[number],
+            "missing_fraction": self.missing[number],
             **self.satellite(number),
             **{name: v.values[number] for name, v in footage.variables.items()},
             **{f"rmse_{row}": score for row, score in rmse(part, self.product).items()},

@@ -7,7 +7,9 @@ all panels and all times; missing pixels hatched, unlike any value.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -99,8 +101,17 @@ class Look:
     def values(self) -> np.ndarray:
         """(LEVELS,) the value of each colour of a field drawn pixel by pixel; DRY stands as 0."""
         if not self.logarithmic:
-            return np.linspace(self.low, self.high, LEVELS)
-        return np.concatenate([[0.0], np.geomspace(self.low, self.high, LEVELS - 1)])
+            return self.along(LEVELS)
+        return np.concatenate([[0.0], self.along(LEVELS - 1)])
+
+    def along(self, count: int) -> np.ndarray:
+        """(count,) values evenly over the scale, from its low to its high end."""
+        space = np.geomspace if self.logarithmic else np.linspace
+        return space(self.low, self.high, count)
+
+    def told(self, value: float) -> str:
+        """A value of the scale, with as many digits as a mark beside it needs."""
+        return f"{value:.2g}" if self.logarithmic and value < 100 else f"{value:.0f}"
 
 
 @dataclass(frozen=True)
@@ -471,6 +482,9 @@ def write_mp4(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
         if ffmpeg.wait():
             log.seek(0)
             reason = " ".join(log.read().decode(errors="replace").split())[-200:]
+            for refused in (errno.ENOSPC, errno.EDQUOT):
+                if os.strerror(refused) in reason:
+                    raise OSError(refused, os.strerror(refused), str(path))
             raise UserError(f"the animation could not be made: {reason or 'ffmpeg failed'}")
 
 

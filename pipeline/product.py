@@ -146,6 +146,10 @@ class Product:
                 name: (variable.values.dtype, variable.attrs)
                 for name, variable in footage.variables.items()
             },
+            "missing_fraction": (
+                np.dtype("f4"),
+                {"long_name": "fraction of the input's pixels that are missing", "units": "1"},
+            ),
             **({} if self.on_a_map else {"satellite": codes(footage.satellites)}),
             **{
                 f"rmse_{row}": (
@@ -248,9 +252,11 @@ def about(
     if trained.settings.task.conserve_mass != "none":
         comment += f" The mean of every {f}x{f} pixels is the coarse value that they come from."
     attribution = joined(ours.get("attribution"), theirs.get("attribution"))
-    what = "made finer" if product.mode == "enhance" else "coarsened and restored"
+    done = f"coarsened {f} times and restored by"
+    if product.mode == "enhance":
+        done = f"made finer {f} times by"
     attrs = {
-        "title": f"{footage.id}: {long_name}, {what} {f} times by {product.model}",
+        "title": f"{footage.id}: {long_name}, {done} {product.model}",
         "source": joined(ours.get("source"), f"super-resolution by {product.model} of eddy"),
         "references": attribution,
         "license": joined(ours.get("license"), theirs.get("license")),

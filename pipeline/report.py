@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import atomic, checkpoint, inputs, raw_tree, runlog, score_files, software
 from pipeline.answers import Answers
-from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
 from pipeline.progress import progress
 from pipeline.reporting import choice, page, storyboard
@@ -42,18 +40,18 @@ def report(
     """Write a run's report, as it was last evaluated on its eval or test tracks.
 
     frames: how many are shown beside those of the largest and the smallest gain; of rain the
-    wettest. store_path: instead of the one that the run was trained with. The same input gives the
-    same bytes. Raises UserError for a run that was not evaluated, or was trained or moved since.
+    wettest. store_path: where the frames are now, if not where they were scored. The same input
+    gives the same bytes. Raises UserError for a run that was not evaluated, or was trained or moved
+    since.
     """
     refuse_out(out)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder; run `cli train --run {run}` first")
+    checkpoint.refuse_missing(run)
     scores = score_files.read(run, on)
     if "lead_times" in scores:
         raise UserError(f"{run}: forecasts frames; a report can show super-resolution only")
     trained = checkpoint.load(checkpoint.in_run(run, scores["checkpoint"]))
-    refuse_stale(run, on, trained, scores)
-    opened = raw_tree.opened(store_path or trained.settings.data.store)
+    score_files.refuse_stale(run, on, trained, scores)
+    opened = raw_tree.opened(store_path or Path(scores["store"]))
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
     answers = Answers(trained, device)
 
@@ -65,11 +63,11 @@ def report(
     else:
         stills = choice.chosen(every, frames, against)
         loop, one_in = choice.looped(every)
-    hours = scores.get("accumulation_hours")
+    hours, again = scores.get("accumulation_hours"), score_files.command(run, on)
     total = len({frame.key for frame in [*stills, *loop]})
     board = storyboard.Board([], None, [])
     with progress("report", total, "frames") as advance:
-        for made in storyboard.drawn(opened, answers, stills, loop, one_in, against, hours):
+        for made in storyboard.drawn(opened, answers, stills, loop, one_in, against, hours, again):
             if made is None:
                 advance()
             else:
@@ -100,17 +98,6 @@ def refuse_out(out: Path | None) -> None:
         raise UsageError(f"{out}: the report is a page; give it a name that ends in .html")
     if out.is_dir():
         raise UserError(f"{out}: is a folder; expected the name of a file to write")
-
-
-def refuse_stale(run: Path, on: str, trained: Checkpoint, scores: Mapping[str, Any]) -> None:
-    """Pictures of one model beside scores of another would lie. Raises UserError."""
-    epoch = trained.training["position"]["epoch"]
-    if epoch != scores["epoch"]:
-        raise UserError(
-            f"{run}: scored after epoch {scores['epoch']}, but checkpoint "
-            f"{scores['checkpoint']!r} is of epoch {epoch} by now; run "
-            f"{score_files.command(run, on)} again"
-        )
 
 
 def json_of(file: Path) -> dict[str, Any]:

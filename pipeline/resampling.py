@@ -21,6 +21,7 @@ S = TypeVar("S", bound=Sums)
 RESAMPLES = 1000
 LEVEL = 0.95
 FEWEST = 2  # tracks; one alone says nothing about others
+FEW = 10  # tracks; an interval over fewer is rough, and says so
 Interval = tuple[float, float]
 Drawn = dict[str, dict[str, np.ndarray]]  # by method and score: (resamples,)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import metrics
+from pipeline import atomic, metrics
 from pipeline import pictures as drawing
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.inputs import Footage
+from pipeline.outputs.layout import moment, stamp
 from pipeline.pictures import Palette, Panel, Scene
 from pipeline.product import SPREAD, TRUTH, Product
 from pipeline.progress import progress
@@ -31,10 +32,18 @@ class Shots:
     answers: Answers
     product: Product
     palette: Palette
+    out: Path  # the output
     folder: Path  # of the pictures
     kept: list[int]  # the output's frames, as numbers of the footage
     # Of one frame: its fields by variable name, (H, W) with NaN where missing, and its RMSE by row.
     stored: Callable[[int], tuple[dict[str, np.ndarray], dict[str, float]]]
+
+    def sweep(self) -> None:
+        """Remove what a killed process left where it was drawing; call it within the claim."""
+        atomic.sweep(self.folder, f"{glob.escape(self.footage.id)}-*.png")
+        for ending in drawing.MOVIES:
+            movie = self.out.with_suffix(ending)
+            atomic.sweep(movie.parent, glob.escape(movie.name))
 
     def draw(self, numbers: Sequence[int], movies: Sequence[Path]) -> list[Path]:
         """A PNG of each of these frames, animations of all; returns the PNGs."""
@@ -131,7 +140,7 @@ class Shots:
         return drawing.zoomed(self.product.extent, 0.2 if self.product.mode == "enhance" else 0.3)
 
     def title(self, number: int) -> str:
-        when = stamp(self.footage.times[number], "%Y-%m-%d %H:%M UTC")
+        when = f"{moment(self.footage.times[number]):%Y-%m-%d %H:%M UTC}"
         if self.product.on_a_map:
             return when
         return f"{self.footage.id}    {when}    {self.footage.satellites[number]}"
@@ -171,7 +180,3 @@ def position(latitude: float, longitude: float) -> str:
         f"{abs(latitude):.1f}°{'N' if latitude >= 0 else 'S'} "
         f"{abs(east):.1f}°{'E' if east >= 0 else 'W'}"
     )
-
-
-def stamp(time: int, form: str = "%Y%m%d%H") -> str:
-    return datetime.fromtimestamp(int(time), UTC).strftime(form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import atomic, metrics, resampling, site_plots
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.metrics import PROBABILITIES, Distribution, RadialProfile, Spectra
 from pipeline.scorecard import Card, Yardstick
@@ -21,7 +23,46 @@ from pipeline.tasks import INTERPOLATED
 
 NAMES = {"eval": "scores", "test": "scores-test"}
 PER_FRAME = ("rmse", "mae", "bias", "psnr", "ssim")
-FORMAT = "eddy sums 1"
+FORMAT, SUMS_FORMAT = "eddy scores 2", "eddy sums 2"
+# what scores.json must hold beside a table for each of its rows
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "rows": list,
+    "units": dict,
+    "better": dict,
+    "long_names": dict,
+    "intervals": dict,
+    "notes": list,
+    "psnr_range": dict,
+    "pixel": (int, float),
+    "pixel_units": str,
+    "frames": int,
+    "frames_left_out": int,
+    "tracks_left_out": list,
+    "model_name": str,
+    "checkpoint": str,
+    "epoch": int,
+    "step": int,
+    "factor": int,
+    "truth": str,
+    "store": str,
+    "manifest_hash": str,
+    "trained_manifest_hash": str,
+    "trained_on": list,
+    "chosen_on": list,
+    "on": str,
+    "channel": dict,
+    "tracks": dict,
+    "track_frames": dict,
+    "by_frame": dict,
+    "curves": dict,
+}
+PARTS = {  # and what these of them must hold
+    "intervals": ("level", "resamples", "over", "against", "rows", "differences", "model_minus"),
+    "psnr_range": ("min", "max", "units"),
+    "channel": ("name", "long_name", "units", "valid_min", "valid_max"),
+    "curves": ("spectrum", "quantiles", "radial_profile"),
+}
 
 
 def path(run: Path, on: str, ending: str = ".json") -> Path:
@@ -37,44 +78,114 @@ def write(run: Path, on: str, scores: Scores) -> Path:
         site_plots.draw(path(run, on, ".sites.png"), scores.series, scores.yardstick.units)
     with atomic.replacing(path(run, on, ".csv")) as temporary:
         table_of(scores).to_csv(temporary, index=False)
+    behind = sums(scores)
     with atomic.replacing(path(run, on, ".sums.json")) as temporary:
-        temporary.write_text(json.dumps(sums(scores)), encoding="utf-8")
-    atomic.write_json(path(run, on), summary(scores))
+        temporary.write_text(json.dumps(behind), encoding="utf-8")
+    atomic.write_json(path(run, on), {"format": FORMAT, "id": behind["id"], **summary(scores)})
     return path(run, on)
 
 
 def read(run: Path, on: str) -> dict[str, Any]:
-    """scores.json. Raises UserError where there is none that can be read."""
+    """scores.json. Raises UserError where there is none that is whole."""
     file = path(run, on)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or "rows" not in found:
-            raise ValueError("written by an earlier eddy")
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError("written by another eddy")
+        refuse_incomplete(found)
     except FileNotFoundError:
         raise UserError(f"{run}: has no {file.name}; run {command(run, on)} first") from None
-    except ValueError as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file}: not scores ({error}); run {command(run, on)} again") from None
     return found
 
 
-def read_sums(run: Path, on: str) -> tuple[Yardstick, dict[str, dict[str, Card]]]:
+def refuse_incomplete(told: Mapping[str, Any]) -> None:
+    """Raises ValueError for scores of which a part is missing, or is not what it should be."""
+    for name, kind in REQUIRED.items():
+        if not isinstance(told.get(name), kind):
+            raise ValueError(f"{name} is missing or damaged")
+    for name, keys in PARTS.items():
+        if missing := [key for key in keys if key not in told[name]]:
+            raise ValueError(f"{name} lacks {', '.join(missing)}")
+    rows, found = told["rows"], told["intervals"]
+    if found["against"] not in rows or set(found["model_minus"]) != set(rows[1:]):
+        raise ValueError("intervals are of other methods")
+    for where, of in {"all tracks": told, **told["tracks"]}.items():
+        for row in rows:
+            if set(told["units"]) - set(of.get(row) or ()):
+                raise ValueError(f"{where}: scores of {row} are missing")
+    if not set(told["tracks"]) == set(told["track_frames"]) == set(told["by_frame"]):
+        raise ValueError("tracks, track_frames and by_frame are of other tracks")
+    for id, by in told["by_frame"].items():
+        refuse_uneven(id, by, rows, told["track_frames"][id])
+
+
+def refuse_uneven(id: str, by: Mapping[str, Any], rows: list[str], frames: int) -> None:
+    """Raises ValueError for columns of by_frame that have not a value for each frame."""
+    columns = {name: by.get(name) for name in ("frame", "time", "satellite")}
+    for name in PER_FRAME:
+        columns |= {f"{name} of {row}": (by.get(name) or {}).get(row) for row in rows}
+    for name, column in columns.items():
+        if not isinstance(column, list) or len(column) != frames:
+            raise ValueError(f"{id} has not one {name} for each of {frames} frames")
+
+
+def refuse_stale(run: Path, on: str, trained: Checkpoint, told: Mapping[str, Any]) -> None:
+    """Scores of one model beside another model would lie. Raises UserError.
+
+    trained: the checkpoint that scores.json names, as it is now.
+    """
+    for name in ("epoch", "step"):
+        now = trained.training["position"][name]
+        if now != told[name]:
+            raise UserError(
+                f"{run}: scored after {name} {told[name]}, but checkpoint {told['checkpoint']!r} "
+                f"is of {name} {now} by now; run {command(run, on)} again"
+            )
+
+
+def read_sums(
+    run: Path, on: str, told: Mapping[str, Any] | None = None
+) -> tuple[Yardstick, dict[str, dict[str, Card]]]:
     """What they were measured with; and by track and method, over all lead times, the sums.
 
-    Raises UserError where there is no file of them that can be read.
+    told: the scores.json that they must be behind. Raises UserError where there is no file of them
+    that can be read, or it is of another evaluation.
     """
     file = path(run, on, ".sums.json")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found.get("format") != FORMAT:
-            raise ValueError(f"format {found.get('format')!r}, expected {FORMAT!r}")
-        return Yardstick(**found["yardstick"]), {
+        if found.get("format") != SUMS_FORMAT:
+            raise ValueError(f"format {found.get('format')!r}, expected {SUMS_FORMAT!r}")
+        if found["id"] != id_of(found["yardstick"], found["tracks"]):
+            raise ValueError("changed since they were written")
+        cards = {
             id: {row: Card.of_plain(card) for row, card in cards.items()}
             for id, cards in found["tracks"].items()
         }
+        if told is not None:
+            refuse_others(told, found["id"], cards)
+        return Yardstick(**found["yardstick"]), cards
     except FileNotFoundError:
         raise UserError(f"{run}: has no {file.name}; run {command(run, on)} first") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{file}: not sums ({error}); run {command(run, on)} again") from None
+
+
+def refuse_others(told: Mapping[str, Any], id: str, cards: Mapping[str, Any]) -> None:
+    """Raises ValueError for sums that are not those behind scores.json."""
+    if told["id"] != id:
+        raise ValueError("of another evaluation than scores.json beside them")
+    if set(cards) != set(told["tracks"]):
+        raise ValueError("of other tracks than scores.json beside them")
+    if any(list(rows) != told["rows"] for rows in cards.values()):
+        raise ValueError("of other methods than scores.json beside them")
+
+
+def id_of(yardstick: Mapping[str, Any], tracks: Mapping[str, Any]) -> str:
+    """Of an evaluation: the same for the same sums, as they are or read again from JSON."""
+    return hashlib.sha256(json.dumps([yardstick, tracks]).encode()).hexdigest()
 
 
 def command(run: Path, on: str) -> str:
@@ -83,13 +194,16 @@ def command(run: Path, on: str) -> str:
 
 def sums(scores: Scores) -> dict[str, Any]:
     """What any other choice of these tracks can be scored from."""
+    yardstick = vars(scores.yardstick)
+    tracks = {
+        id: {row: card.without_curves().plain() for row, card in track.whole.items()}
+        for id, track in scores.by_track.items()
+    }
     return {
-        "format": FORMAT,
-        "yardstick": vars(scores.yardstick),
-        "tracks": {
-            id: {row: card.without_curves().plain() for row, card in track.whole.items()}
-            for id, track in scores.by_track.items()
-        },
+        "format": SUMS_FORMAT,
+        "id": id_of(yardstick, tracks),
+        "yardstick": yardstick,
+        "tracks": tracks,
     }
 
 
@@ -228,6 +342,7 @@ def curves(cards: Mapping[str, Card], yardstick: Yardstick) -> dict[str, Any]:
             "units": yardstick.pixel_units,
             "truth": listed(power),
             "rows": {row: listed(found) for row, (_, _, found) in spectra.items()},
+            "images": sum(next(iter(cards.values())).part(Spectra).images.values()),
         },
         "quantiles": {
             "probability": listed(PROBABILITIES),

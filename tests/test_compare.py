@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import compare, evaluate, settings, split, train
+from pipeline import compare, evaluate, score_files, settings, split, train
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.sources.synthetic import Storm, write_tree
@@ -108,6 +109,79 @@ def test_refuses_what_cannot_be_compared(home: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(UserError, match="is a file"):
         compare.compare(runs, tmp_path / "taken")
+
+
+def changed(runs: list[Path], folder: Path, **told: object) -> list[Path]:
+    """The runs, the second a copy whose scores.json says something else."""
+    copy = Path(shutil.copytree(runs[1], folder / "changed"))
+    file = copy / "scores.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
+    return [runs[0], copy]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"epoch": 9}, "scored after epoch 9"),
+        ({"step": 99}, "scored after step 99"),
+        ({"id": "another"}, "of another evaluation than scores.json"),
+        ({"lead_times": [{}, {}]}, "only super-resolution can be compared"),
+    ],
+)
+def test_refuses_scores_of_another_model_or_evaluation(
+    home: Path, tmp_path: Path, told: dict[str, object], words: str
+) -> None:
+    runs = changed([home / "calm/run", home / "astray/run"], tmp_path, **told)
+    with pytest.raises(UserError, match=words):
+        compare.compare(runs, tmp_path / "out", count=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sums_that_were_changed_are_refused(home: Path, tmp_path: Path) -> None:
+    runs = changed([home / "calm/run", home / "astray/run"], tmp_path)
+    file = runs[1] / "scores.sums.json"
+    told = json.loads(file.read_text())
+    del told["tracks"]["202103"]
+    file.write_text(json.dumps(told))
+    with pytest.raises(UserError, match="changed since they were written"):
+        compare.compare(runs, tmp_path / "out", count=0)
+    told["id"] = score_files.id_of(told["yardstick"], told["tracks"])
+    file.write_text(json.dumps(told))
+    changed_too = runs[1] / "scores.json"
+    changed_too.write_text(json.dumps({**json.loads(changed_too.read_text()), "id": told["id"]}))
+    with pytest.raises(UserError, match="of other tracks than scores"):
+        compare.compare(runs, tmp_path / "out", count=0)
+
+
+def test_another_store_says_how_to_give_the_right_one(home: Path, tmp_path: Path) -> None:
+    convert(home / "WP", tmp_path / "S.zarr", ConvertSettings(), manifests=tmp_path, ids=["202102"])
+    with pytest.raises(UserError, match="give the right one with --store"):
+        compare.compare(
+            [home / "calm/run", home / "astray/run"],
+            tmp_path / "out",
+            store_path=tmp_path / "S.zarr",
+            resamples=100,
+        )
+
+
+def test_a_full_disk_leaves_no_empty_folder(home: Path, tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, scene: object) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(compare.pictures, "panels", full)
+    with pytest.raises(OSError, match="No space"):
+        compare.compare(
+            [home / "calm/run", home / "astray/run"], tmp_path / "out", count=1, resamples=100
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_or_a_file_is_no_run(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, words in (("nothing", "no such run folder"), ("file", "is a file; give the run")):
+        with pytest.raises(UserError, match=words):
+            compare.compare([home / "calm/run", tmp_path / name], tmp_path / "out")
 
 
 def test_one_track_has_no_interval(home: Path, tmp_path: Path) -> None:

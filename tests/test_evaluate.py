@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,10 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from typer.testing import CliRunner
 
+import cli
 from pipeline import checkpoint, evaluate, manifest, score_files, settings, split, store, train
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UserError
@@ -212,13 +217,122 @@ def test_scores_that_cannot_be_read_say_what_to_do(home: Path, tmp_path: Path) -
     ):
         score_files.read(tmp_path, "test")
     (tmp_path / "scores.json").write_text('{"model": {"rmse": 1}}')
-    with pytest.raises(UserError, match="written by an earlier eddy"):
+    with pytest.raises(UserError, match="written by another eddy"):
         score_files.read(tmp_path, "eval")
     (tmp_path / "scores.sums.json").write_text(
-        '{"format": "eddy sums 1", "tracks": {"1": {"a": 3}}}'
+        '{"format": "eddy sums 2", "tracks": {"1": {"a": 3}}}'
     )
     with pytest.raises(UserError, match=r"not sums .* again"):
         score_files.read_sums(tmp_path, "eval")
+
+
+@pytest.mark.parametrize("name", ["format", "bicubic", *score_files.REQUIRED])
+def test_scores_that_lack_a_part_are_refused(done, tmp_path: Path, name: str) -> None:
+    told = json.loads(done.file.read_text())
+    (tmp_path / "scores.json").write_text(json.dumps(told))
+    assert score_files.read(tmp_path, "eval") == told
+    del told[name]
+    (tmp_path / "scores.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"scores.json: not scores .* again"):
+        score_files.read(tmp_path, "eval")
+
+
+@pytest.mark.parametrize("path", [("frame",), ("time",), ("satellite",), ("rmse", "model")])
+def test_a_column_with_a_value_too_few_is_refused(done, tmp_path: Path, path) -> None:
+    told = json.loads(done.file.read_text())
+    column = told["by_frame"]["202102"]
+    for name in path:
+        column = column[name]
+    column.pop()
+    (tmp_path / "scores.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"202102 has not one .* for each of 3 frames"):
+        score_files.read(tmp_path, "eval")
+
+
+@pytest.mark.parametrize("damage", [{"tracks": []}, {"tracks": {"1": 3}}, {"by_frame": {"1": 3}}])
+def test_damaged_scores_are_refused_in_a_sentence(done, tmp_path: Path, damage) -> None:
+    told = json.loads(done.file.read_text())
+    (tmp_path / "scores.json").write_text(json.dumps({**told, **damage}))
+    with pytest.raises(UserError, match=r"not scores .* again"):
+        score_files.read(tmp_path, "eval")
+
+
+def test_scores_json_says_which_model_and_which_store(home: Path, done) -> None:
+    told = json.loads(done.file.read_text())
+    position = checkpoint.load(checkpoint.in_run(home / "run", "best")).training["position"]
+    assert (told["epoch"], told["step"]) == (position["epoch"], position["step"])
+    assert told["chosen_on"] == ["202102", "202103"]
+    assert told["store"] == str((home / "WP.zarr").resolve())
+    assert told["id"] == json.loads((home / "run" / "scores.sums.json").read_text())["id"]
+
+
+def test_the_store_is_named_so_that_it_is_found_from_anywhere(
+    home: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(home)
+    made = evaluate.evaluate(copy_of(home, tmp_path), on="test", store_path=Path("WP.zarr"))
+    assert json.loads(made.file.read_text())["store"] == str((home / "WP.zarr").resolve())
+
+
+def test_test_tracks_that_the_checkpoint_was_chosen_on_are_named(home: Path, tmp_path) -> None:
+    split.split(
+        home / "WP.zarr", tmp_path / "S.json", eval_ids=["202104"], test_ids=["202102,202103"]
+    )
+    run = copy_of(home, tmp_path)
+    chosen = "chosen by its RMSE on 202102 and 202103|chosen by its RMSE on 202102, 202103"
+    made = evaluate.evaluate(run, on="test", split_path=tmp_path / "S.json", resamples=100)
+    assert re.search(chosen, " ".join(made.notes))
+    made = evaluate.evaluate(
+        run, on="test", which="last", split_path=tmp_path / "S.json", resamples=100
+    )
+    assert "chosen" not in " ".join(made.notes)
+
+
+def test_tracks_without_a_usable_frame_are_named(tmp_path: Path, home: Path) -> None:
+    storms = [
+        Storm("202101", datetime(2021, 7, 1, tzinfo=UTC), hours=5),
+        Storm("202102", datetime(2021, 7, 9, tzinfo=UTC), hours=2),
+        Storm("202103", datetime(2021, 8, 2, tzinfo=UTC), hours=2, blank=(0, 1)),
+    ]
+    write_tree(tmp_path / "WP", storms, size=48)
+    convert(tmp_path / "WP", tmp_path / "B.zarr", ConvertSettings(), manifests=tmp_path, workers=1)
+    split.split(tmp_path / "B.zarr", tmp_path / "B.json", eval_ids=["202102,202103"])
+    made = evaluate.evaluate(
+        copy_of(home, tmp_path), store_path=tmp_path / "B.zarr", split_path=tmp_path / "B.json"
+    )
+    assert json.loads(made.file.read_text())["tracks_left_out"] == ["202103"]
+    assert "tracks without a usable frame are left out: 202103" in made.notes
+
+
+def test_a_checkpoint_is_looked_for_in_the_run_only(home: Path) -> None:
+    with pytest.raises(UserError, match=r"'../../etc'; it has best, last"):
+        checkpoint.in_run(home / "run", "../../etc")
+
+
+@pytest.mark.parametrize("tracks", [["202101"], ["202101", "202102"]])
+def test_a_narrow_screen_cuts_no_number(tracks: list[str]) -> None:
+    rows = ["model", "bicubic", "bicubic_means", "bilinear", "nearest", "lanczos"]
+    units = {"log_spectral_distance": "dB", "effective_resolution": "km", "rmse": "K"}
+    scores = {row: dict.fromkeys(units, -1328.612 - n) for n, row in enumerate(rows)}
+    screen = Console(width=60, soft_wrap=True, file=io.StringIO())
+    screen.print(cli.method_table(scores, units))
+    screen.print(cli.track_table(dict.fromkeys(tracks, scores), units))
+    said = screen.file.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in said
+    for n in range(len(rows)):
+        assert said.count(f"{-1328.612 - n:.3f}") == len(units) + len(tracks)
+
+
+def test_the_command_says_what_to_do_next_and_counts_right(home: Path, tmp_path: Path) -> None:
+    run = copy_of(home, tmp_path)
+    said = CliRunner().invoke(cli.app, ["evaluate", str(run), "--on", "test", "--device", "cpu"])
+    assert said.exit_code == 0, said.output
+    assert f"cli report {run} --on test" in said.output
+    assert "2 frames of 1 track;" in said.output
+    said = CliRunner().invoke(cli.app, ["evaluate", str(run), "--device", "cpu"])
+    assert "(2 tracks: rough)" in said.output
+    assert "2 flagged frames left out" in said.output
+    assert "--on test" not in said.output
 
 
 def test_lead_times_are_scored_one_by_one(home: Path, tmp_path: Path, monkeypatch) -> None:

@@ -16,10 +16,11 @@ from torch import nn
 
 import models
 from models import Geometry
-from pipeline import checkpoint, settings, store
+from pipeline import checkpoint, inspection, settings, split, store
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
+from pipeline.evaluate import evaluate
 from pipeline.infer import infer, picked
 from pipeline.metrics import Errors
 from pipeline.outputs import netcdf
@@ -33,6 +34,8 @@ torch.set_num_threads(1)
 ID = "202101"
 CHANNELS = (vars(INFRARED),)
 START = datetime(2021, 7, 19, tzinfo=UTC)
+SOUND = [0, 2]  # frames of an output of `raw`; 1 is flagged
+FLAGGED = "1 of 3 frames are flagged (more than 1 % missing) and not scored"
 QUICK = {"pictures": "none", "animations": ()}
 SMALL = ["model.width=8", "model.n_residual_blocks=1", "model.lambda_adv_s=0"]
 SMALL += ["model.lambda_adv_t=0", "training.sequence_length=1"]
@@ -65,7 +68,7 @@ def trained_run(folder, *overrides, channels=CHANNELS, **attrs):
         ),
         weights=model.state_dict(),
         averaged=None,
-        training={"position": {"epoch": 7}},
+        training={"position": {"epoch": 7, "step": 100}},
     )
     checkpoint.save(folder / "checkpoints" / "best.ckpt", made)
     return folder
@@ -183,7 +186,7 @@ def test_check_scores_the_model_and_the_baseline(run, raw, tmp_path):
     fields = {"model": data.brightness_temperature, "bicubic": data.brightness_temperature_bicubic}
     for row, field in fields.items():
         error = (field - truth).astype(np.float64)
-        rmse = float(np.sqrt((error**2).mean()))
+        rmse = float(np.sqrt((error[SOUND] ** 2).mean()))
         assert done.scores[row]["rmse"] == pytest.approx(rmse, rel=1e-5)
         per_time = np.sqrt((error**2).mean(("y", "x")))
         assert data[f"rmse_{row}"].values == pytest.approx(per_time.values, rel=1e-5)
@@ -197,11 +200,50 @@ def test_check_scores_as_metrics_do(run, raw, tmp_path):
     done = infer(run, raw, tmp_path / "a.nc", mode="check", **QUICK)
     data = opened(done.file)
     a, b = (
-        torch.from_numpy(data[f"brightness_temperature{ending}"].values)
+        torch.from_numpy(data[f"brightness_temperature{ending}"].values[SOUND])
         for ending in ("", "_truth")
     )
     scores = Errors.of(a, b, 180.0).scores()
     assert done.scores["model"] == pytest.approx(scores, rel=1e-6, abs=1e-6)
+
+
+def test_check_scores_as_evaluate_does(run, tmp_path):
+    """A frame that has lost lines is in the output of both a tree and a store, and in no score."""
+    raw = tmp_path / "both"
+    storms = [Storm(ID, START, 3, bad_pixels=(1,)), Storm("202102", START, 3)]
+    synthetic.write_tree(raw, storms, size=32)
+    target, split_path = tmp_path / "S.zarr", tmp_path / "S.split.json"
+    convert(raw, target, ConvertSettings(), manifests=tmp_path / "man", workers=1)
+    split.split(target, split_path, eval_ids=[ID])
+    scores = evaluate(run, store_path=target, split_path=split_path, device="cpu").scores
+    assert scores.frames == 2
+    for path in (raw, target):
+        out = tmp_path / "out" / f"{path.name}.nc"
+        done = infer(run, path, out, mode="check", id=ID, device="cpu", **QUICK)
+        assert done.frames == 3
+        assert FLAGGED in done.notes
+        for row, found in done.scores.items():
+            for name, value in found.items():
+                assert value == pytest.approx(scores.rows[row][name], rel=1e-5), (row, name)
+        missing = opened(out).missing_fraction.values
+        assert missing[SOUND].tolist() == [0, 0]
+        assert missing[1] == np.isnan(opened(out).brightness_temperature_truth[1]).mean()
+    assert FLAGGED not in infer(run, raw, tmp_path / "e.nc", id=ID, **QUICK).notes
+
+
+def test_a_store_s_own_flags_count(run, raw, tmp_path):
+    settings = ConvertSettings(max_missing=1)
+    convert(raw, tmp_path / "S.zarr", settings, manifests=tmp_path / "man", workers=1)
+    done = infer(run, tmp_path / "S.zarr", tmp_path / "a.nc", mode="check", **QUICK)
+    assert done.notes == []
+    assert done.scores != infer(run, raw, tmp_path / "b.nc", mode="check", **QUICK).scores
+
+
+def test_flagged_frames_alone_give_no_score(run, raw, tmp_path):
+    lost = raw / "image" / ID / f"2021071901-{ID}-HMW8-1.h5"
+    done = infer(run, lost, tmp_path / "a.nc", mode="check", **QUICK)
+    assert done.notes[-1].startswith("1 of 1 frames are flagged")
+    assert np.isnan(done.scores["model"]["rmse"])
 
 
 def test_sides_that_the_factor_does_not_divide_are_cut_and_said(tiny, tmp_path, run):
@@ -394,7 +436,8 @@ def test_several_typhoons_need_an_id(run, tiny, out):
 
 
 def test_bad_input_is_refused(run, raw, out, tmp_path):
-    refused("no such file or folder", run, tmp_path / "none", out)
+    told = "none: no such file or folder; expected a typhoon's raw folder, .* or a store"
+    refused(told, run, tmp_path / "none", out)
     (tmp_path / "empty").mkdir()
     refused("no raw frames found", run, tmp_path / "empty", out)
     (tmp_path / "zarr.json").write_text("{}")
@@ -422,6 +465,11 @@ def test_bad_options_are_refused(run, raw, out, tmp_path):
     refused("is a folder", run, raw, out.parent / "b.nc")
     (out.parent / "c").touch()
     refused("the pictures need a folder", run, raw, out.parent / "c.nc")
+    (out.parent / "d.mp4").mkdir()
+    refused("d.mp4: is a folder; the", run, raw, out.parent / "d.nc", animations=("mp4",))
+    for name in (".", "/", ".."):
+        with pytest.raises(UsageError, match="is no name that could be written"):
+            infer(run, raw, Path(name), format="geotiff", **QUICK)
 
 
 def test_a_place_that_cannot_be_written_is_refused_at_once(run, raw, out, monkeypatch):
@@ -433,6 +481,59 @@ def test_a_file_in_the_way_of_the_folder(run, raw, out):
     (out.parent / "file").touch()
     with pytest.raises(UserError, match="file: cannot be written to"):
         infer(run, raw, out.parent / "file" / "a.nc", **QUICK)
+
+
+def test_only_an_earlier_netcdf_is_replaced(run, raw, out):
+    out.write_text("mine")
+    refused("holds something else than an earlier output", run, raw, out)
+    assert out.read_text() == "mine"
+    out.write_bytes(b"")
+    for _ in range(2):
+        assert infer(run, raw, out, **QUICK).frames == 3
+    with xr.open_dataset(out) as data:
+        data.drop_attrs(deep=False).to_netcdf(out.parent / "b.nc")
+    refused("holds something else", run, raw, out.parent / "b.nc")
+
+
+def test_pictures_go_into_no_folder_of_others(run, raw, out):
+    folder = out.with_suffix("")
+    folder.mkdir()
+    (folder / "2021071900-202101-HMW8-1.h5").touch()
+    told = r"a: the pictures would go there, .* \(2021071900-202101-HMW8-1.h5\); .*--pictures none"
+    refused(told, run, raw, out, pictures="1")
+    infer(run, raw, out, **QUICK)
+    (folder / ".DS_Store").touch()
+    (folder / "2021071900-202101-HMW8-1.h5").rename(folder / f"{ID}-2021071904.png")
+    done = infer(run, raw, out, pictures="1", animations=())
+    names = [".DS_Store", done.pictures[0].name, f"{ID}-2021071904.png"]
+    assert inside(folder) == sorted(names)
+
+
+def test_what_a_kill_left_while_drawing_goes(run, raw, tmp_path):
+    out = tmp_path / "out" / "a[1].nc"
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True)
+    (folder / f".{ID}-2021071904.png.12.tmp").touch()
+    (out.parent / ".a[1].mp4.12.tmp").touch()
+    (out.parent / ".a1.mp4.12.tmp").touch()
+    done = infer(run, raw, out, pictures="1", animations=("mp4",))
+    assert inside(out.parent) == [".a1.mp4.12.tmp", "a[1]", "a[1].mp4", "a[1].nc"]
+    assert inside(folder) == [done.pictures[0].name]
+
+
+def test_an_output_is_no_input(run, raw, tmp_path, out):
+    for ending in ("nc", "zarr"):
+        made = infer(run, raw, tmp_path / f"made.{ending}", **QUICK).file
+        refused("is an output of `cli infer`; expected", run, made, out)
+        with pytest.raises(UserError, match="is an output of `cli infer`"):
+            inspection.inspect(made)
+
+
+def test_within_a_track_s_own_folder(run, raw, tmp_path, monkeypatch):
+    convert(raw, tmp_path / "S.zarr", ConvertSettings(), manifests=tmp_path / "man", workers=1)
+    for folder in (tmp_path / "S.zarr" / ID, raw / "image" / ID):
+        monkeypatch.chdir(folder)
+        assert infer(run, Path("."), tmp_path / f"{folder.parent.name}.nc", **QUICK).id == ID
 
 
 def test_other_channels_are_refused(tmp_path, raw, out):
@@ -495,8 +596,9 @@ def test_scores_of_a_typhoon_trained_on_are_marked_as_such(run, raw, tmp_path):
     known = replace(old, data=replace(old.data, train=[ID]))
     checkpoint.save(tmp_path / "known" / "checkpoints" / "best.ckpt", known)
     notes = infer(tmp_path / "known", raw, tmp_path / "a.nc", mode="check", **QUICK).notes
-    assert notes == [f"{ID} was trained on: its scores say nothing about a new typhoon"]
-    assert infer(run, raw, tmp_path / "b.nc", mode="check", **QUICK).notes == []
+    known = f"{ID} was trained on: its scores say nothing about a new typhoon"
+    assert notes == [known, FLAGGED]
+    assert infer(run, raw, tmp_path / "b.nc", mode="check", **QUICK).notes == [FLAGGED]
 
 
 def test_an_interrupt_is_noticed_between_two_frames(run, raw, tmp_path, monkeypatch):

@@ -23,14 +23,15 @@ from typer.testing import CliRunner
 import cli
 import models
 from models import Geometry
-from pipeline import checkpoint, familiarity, raw_tree, settings
+from pipeline import checkpoint, familiarity, pictures, raw_tree, settings
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
-from pipeline.infer import infer, wanted
+from pipeline.infer import infer, picked, wanted
 from pipeline.manifest import Statistics
 from pipeline.outputs import geotiff, netcdf
+from pipeline.outputs.layout import stamp
 from pipeline.scaling import Scaling
 from pipeline.sources import synthetic
 from pipeline.sources.digital_typhoon import ATTRS, INFRARED
@@ -194,9 +195,11 @@ def test_the_projection_that_the_source_names():
 
 
 def test_a_name_says_the_hour_and_what_more_there_is():
-    assert geotiff.stamp(1626652800) == "2021071900"
-    assert geotiff.stamp(1626652800 + 1800) == "202107190030"
-    assert geotiff.stamp(1626652800 + 5) == "20210719000005"
+    assert stamp(1626652800) == "2021071900"
+    assert stamp(1626652800 + 1800) == "202107190030"
+    assert stamp(1626652800 + 5) == "20210719000005"
+    half_hours = 1626652800 + 1800 * np.arange(3)
+    assert picked("2021071900,202107190030", half_hours, range(3)) == [0, 1]
 
 
 def test_a_frame_without_best_track_lies_nowhere_and_that_is_said(run, tiny, tmp_path):
@@ -343,6 +346,35 @@ def test_killed_and_run_again_gives_the_same_bytes(run, raw, tmp_path, ending, m
     assert done.scores == whole.scores
     assert done.problems == whole.problems
     assert inside(out.parent) == [out.name]
+
+
+KILLED_DRAWING = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import atomic, infer
+run, raw, out, ending = sys.argv[1:]
+sync = atomic.sync
+def killed(path):
+    if f".{ending}." in path.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(path)
+atomic.sync = killed
+infer.infer(Path(run), Path(raw), Path(out), pictures="1")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["png", "mp4"])
+def test_killed_while_drawing_leaves_nothing_after_the_next_time(run, raw, tmp_path, ending):
+    out = tmp_path / "o" / "a[1].nc"
+    command = [sys.executable, "-c", KILLED_DRAWING, *map(str, (run, raw, out, ending))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = [path.name for path in out.parent.rglob("*.tmp")]
+    assert any(f".{ending}." in name for name in left)
+    made = infer(run, raw, out, pictures="1")
+    assert inside(out.parent) == ["a[1]", "a[1].mp4", "a[1].nc"]
+    assert inside(out.with_suffix("")) == [made.pictures[0].name]
 
 
 def stop(run, raw, out, monkeypatch):
@@ -514,6 +546,7 @@ def test_an_ensemble_is_scored(several, raw, tmp_path):
     assert set(done.scores["ensemble"]) == set(done.units)
     truth = data.brightness_temperature_truth
     mean, spread = (data[f"brightness_temperature_ensemble_{n}"] for n in ("mean", "spread"))
+    truth = truth.where(data.missing_fraction <= 0.01)  # flagged frames are in no score
     rmse = float(np.sqrt(((mean - truth) ** 2).mean()))
     assert done.scores["ensemble"]["rmse"] == pytest.approx(rmse, rel=1e-5)
     # of two members: mean absolute error of both, less a quarter of their mean distance
@@ -522,7 +555,7 @@ def test_an_ensemble_is_scored(several, raw, tmp_path):
     crps = float((errors - half / 2).mean())
     assert done.scores["ensemble"]["crps"] == pytest.approx(crps, rel=1e-4)
     assert done.scores["model"]["crps"] == done.scores["model"]["mae"]
-    assert data.crps_ensemble.mean() == pytest.approx(crps, rel=1e-3)
+    assert data.crps_ensemble[[0, 2]].mean() == pytest.approx(crps, rel=1e-3)
     assert data.rmse_ensemble.attrs["units"] == "K"
     assert re.search(r"The 2 members \(best, epoch-0001\) differ by", done.notes[-1])
 
@@ -546,9 +579,21 @@ def test_an_ensemble_goes_on(several, raw, tmp_path, monkeypatch):
     assert out.read_bytes() == whole.file.read_bytes()
 
 
-def test_spread_is_drawn(several, raw, tmp_path):
+def test_spread_is_drawn(several, raw, tmp_path, monkeypatch):
+    scenes = []
+    drawn = pictures.panels
+    monkeypatch.setattr(
+        pictures, "panels", lambda path, scene: scenes.append(scene) or drawn(path, scene)
+    )
     done = infer(several, raw, tmp_path / "a.zarr", members=2, pictures="1", animations=())
     assert len(done.pictures) == 1
+    (scene,) = scenes
+    panel = scene.panels[-1]
+    assert (panel.title, panel.error) == ("Spread of 2 sets of weights", True)
+    assert scene.errors.label == "standard deviation [K]"
+    spread = opened(done.file).brightness_temperature_ensemble_spread
+    assert np.array_equal(panel.field, spread[0], equal_nan=True)
+    assert np.nanmax(panel.field) > 0
 
 
 def test_too_many_members_are_refused(several, run, raw, tmp_path):
@@ -639,14 +684,22 @@ def test_what_training_saw(tmp_path):
 
 
 def test_the_options_reach_the_stage(several, raw, tmp_path):
-    out = tmp_path / "o" / "fine"
+    out = tmp_path / "o[b]" / "fine"
     words = ["infer", several, raw, "--out", out, "--format", "geotiff", "--ensemble", 2]
     words += ["--mode", "check", "--pictures", "none", "--gif"]
     done = CliRunner().invoke(cli.app, [str(word) for word in words])
     assert done.exit_code == 3, done.output  # one frame is cut off
     assert f"GeoTIFF   {out}" in done.output
+    assert "Note: 1 of 3 frames are flagged (more than 1 % missing) and not scored" in done.output
     assert "crps [K]" in done.output
     assert inside(out.parent) == ["fine", "fine.gif"]
     done = CliRunner().invoke(cli.app, [*map(str, words), "--no-animation"])
     assert done.exit_code == 2
     assert "goes with neither" in done.output
+
+
+def test_the_title_says_how_it_was_made(outputs, run, raw, tmp_path):
+    title = opened(outputs["nc"].file).attrs["title"]
+    assert "coarsened 4 times and restored by" in title
+    title = opened(infer(run, raw, tmp_path / "b.nc", **QUICK).file).attrs["title"]
+    assert "made finer 4 times by" in title

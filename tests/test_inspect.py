@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -327,6 +328,38 @@ def test_what_is_none_of_these(tiny, tmp_path):
     for name in "abcdefg":
         (folder / name).write_text("")
     refused(1, "but a, b, c, d, e and 2 more; expected", folder)
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_read(
+    ailing, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(inspection, "inspect", None)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    options = ("--json", "--html")
+    for option in options:
+        refused(1, "folder: is a folder; expected", ailing.root, option, tmp_path / "folder")
+        refused(1, "file: cannot be written to", ailing.root, option, tmp_path / "file" / "x")
+    # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: not mode & os.W_OK)
+    for option in options:
+        refused(1, "cannot be written to; choose", ailing.root, option, tmp_path / "x")
+
+
+def test_a_disk_that_refuses_still_shows_what_was_found(ailing, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run(ailing.root, "--quick", "--json", tmp_path / "x.json")
+    assert result.exit_code == 1
+    assert "202101" in result.stdout
+    assert f"{tmp_path / 'x.json'}: no space left on device; free" in result.stderr
+
+
+def test_the_sentence_names_what_a_temporary_was_to_become():
+    error = OSError(errno.EACCES, "Permission denied", "/a/.b.7.tmp", None, "/a/b")
+    assert cli.on_disk(error).startswith("/a/b: permission denied; choose")
 
 
 def test_options_that_mean_nothing_there(tiny):

@@ -327,6 +327,22 @@ def test_missing_pixels_are_no_letter_of_the_ramp():
     assert thumbnails.NO_VALUE not in thumbnails.RAMP
 
 
+def test_rain_is_bright_where_wet_and_not_pale():
+    rain = {**vars(INFRARED), "units": "mm", "standard_name": "rain", "valid_max": 2000.0}
+    style = look(rain)
+    field = np.repeat([[0.0, 0.2, 2.0, 20.0]], 4, axis=0).repeat(8, axis=1)
+    line = thumbnails.letters(field, style, 2, 32)[0].plain
+    ranks = [thumbnails.RAMP.index(letter) for letter in line[::8]]
+    assert ranks[0] == 0
+    assert ranks == sorted(set(ranks))
+    dry, *wet = thumbnails.colours(field, style)[0, ::8].astype(int)
+    assert dry.tolist() == [255, 255, 255]
+    assert np.abs(np.diff(wet, axis=0)).max(axis=1).min() > 60
+    low, *_, high = thumbnails.beside(style, 9, coloured=False)
+    assert low.plain.split()[-1] == f"{style.low:.2g}"
+    assert high.plain.split()[-1] == f"{style.high:.2g}"
+
+
 def test_means_of_blocks():
     image = np.arange(16, dtype=np.float32).reshape(4, 4)
     np.testing.assert_array_equal(thumbnails.shrunk(image, 2, 2), [[2.5, 4.5], [10.5, 12.5]])

@@ -73,10 +73,12 @@ def test_statistics_are_those_of_the_usable_pixels(made):
     assert found["std"] == pytest.approx(values.std(), rel=1e-9)
 
 
-def test_some_tracks_or_one_by_its_folder(made):
+def test_some_tracks_or_one_by_its_folder(made, monkeypatch):
     path = made.conversion().store
     assert list(facts(path, ids=["199902"])["tracks"]) == ["199902"]
     assert facts(path / "199902") == facts(path, ids=["199902"])
+    monkeypatch.chdir(path / "199902")
+    assert list(facts(Path("."))["tracks"]) == ["199902"]
     with pytest.raises(UserError, match="no track 9; it has 199902, 202101"):
         inspection.inspect(path, ids=["9"])
 

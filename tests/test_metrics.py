@@ -187,3 +187,11 @@ def test_the_gpu_gives_the_same_scores():
     truth, prediction = images(), noisy(images())
     expected = scores(prediction, truth)
     assert scores(prediction.cuda(), truth.cuda()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["3", [1, "2"], [[1, 2], [3]], {"a": "x"}, [None], [{"a": 1}]])
+def test_sums_of_anything_but_numbers_are_refused(damage: object) -> None:
+    kept = Errors().plain()
+    assert Errors.of_plain(kept) == Errors()
+    with pytest.raises(ValueError, match=r"."):
+        Errors.of_plain({**kept, next(iter(kept)): damage})

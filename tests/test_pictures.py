@@ -1,3 +1,4 @@
+import errno
 import subprocess
 from itertools import repeat
 
@@ -241,6 +242,16 @@ def test_what_ffmpeg_refuses_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not be made: ffmpeg failed"):
         pictures.animation(tmp_path / "a.mp4", big)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho 'a.mp4: No space left on device' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        pictures.animation(tmp_path / "a.mp4", repeat(np.zeros((256, 256, 3), np.uint8), 9))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.mp4"))
 
 
 def test_no_ffmpeg_is_one_sentence(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -30,7 +31,8 @@ from pipeline.evaluate import evaluate
 from pipeline.raw_tree import opened
 from pipeline.reporting import choice, storyboard
 from pipeline.reporting.material import Material
-from pipeline.reporting.summary import verdict
+from pipeline.reporting.plots import training
+from pipeline.reporting.summary import summary, verdict
 from pipeline.sources.synthetic import Storm, write_tree
 
 QUICK = [
@@ -353,6 +355,96 @@ def test_scores_of_another_checkpoint_are_refused(home: Path, tmp_path: Path) ->
         report.report(run)
 
 
+def test_scores_of_another_step_of_the_same_epoch_are_refused(home: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(home / "run", tmp_path / "run")
+    told = json.loads((run / "scores.json").read_text())
+    (run / "scores.json").write_text(json.dumps({**told, "step": told["step"] - 1}))
+    with pytest.raises(UserError, match=r"scored after step .* run `cli evaluate"):
+        report.report(run)
+
+
+def test_other_pixels_at_the_same_hours_are_refused(home: Path, tmp_path: Path) -> None:
+    """The scores beside them would not be theirs."""
+    stronger = {"hours": 7, "wind": (60.0, 110.0)}
+    storms = [
+        Storm("202102", datetime(2021, 7, 9, tzinfo=UTC), **stronger),
+        Storm("202103", datetime(2021, 8, 2, tzinfo=UTC), **stronger),
+    ]
+    write_tree(tmp_path / "WP", storms, size=48)
+    out = tmp_path / "page.html"
+    with pytest.raises(
+        UserError, match=r"WP: frame \d+ of 202102 has other scores now; run `cli evaluate .* again"
+    ):
+        report.report(home / "run", store_path=tmp_path / "WP", out=out)
+    assert not out.exists()
+
+
+def test_the_store_that_was_scored_is_the_one_that_is_shown(home: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(home / "run", tmp_path / "run")
+    shutil.copytree(home / "WP.zarr", tmp_path / "moved.zarr")
+    evaluate(
+        run,
+        on="test",
+        store_path=tmp_path / "moved.zarr",
+        split_path=home / "WP.split.json",
+        resamples=100,
+    )
+    text = report.report(run, on="test").file.read_text(encoding="utf-8")
+    assert f"<dt>store</dt><dd>{(tmp_path / 'moved.zarr').resolve()}</dd>" in text
+
+
+def test_both_conversions_are_told(home: Path, scores: dict[str, Any], tmp_path: Path) -> None:
+    run = shutil.copytree(home / "run", tmp_path / "run")
+    (run / "scores.json").write_text(json.dumps({**scores, "trained_manifest_hash": "c0ffee"}))
+    text = report.report(run).file.read_text(encoding="utf-8")
+    assert "<dt>trained on conversion</dt><dd>c0ffee</dd>" in text
+    assert f"<dt>scored on conversion</dt><dd>{scores['manifest_hash']}</dd>" in text
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"on": "eval"}, "on these eval tracks"),
+        ({"on": "test"}, "on these test tracks"),
+        ({"on": "test", "chosen_on": ["202103", "202109"]}, r"on 1 of these tracks \(202103\)"),
+        ({"on": "eval", "chosen_on": ["202109"]}, None),
+        ({"on": "eval", "checkpoint": "last"}, None),
+    ],
+)
+def test_who_chose_the_checkpoint_is_said_by_the_tracks_not_their_name(
+    scores: dict[str, Any], told: dict[str, Any], words: str | None
+) -> None:
+    notes = " ".join(summary(material({**scores, **told}))["notes"])
+    assert ("was chosen by its RMSE" in notes) == (words is not None)
+    assert re.search(words or "", notes)
+
+
+def test_tracks_without_a_usable_frame_are_named(scores: dict[str, Any]) -> None:
+    lead = summary(material({**scores, "tracks_left_out": ["202107"]}))["what"]
+    assert "1 track without a usable frame left out (202107)" in lead
+
+
+def test_what_spectra_leave_out_and_what_is_not_given_is_said(
+    page: str, scores: dict[str, Any]
+) -> None:
+    assert scores["curves"]["spectrum"]["images"] == 7
+    assert "All pixels but missing ones of 7 frames" in page
+    assert "spectra: of 7 images without a missing pixel" in page
+    assert "LPIPS and tLP are not given" in page
+
+
+def test_a_mean_logit_is_not_called_a_loss(page: str, scores: dict[str, Any]) -> None:
+    names = ("content", "generator", "d_real_spatial", "d_fake_spatial", "d_real", "d_fake")
+    log = [{"step": n, "epoch": 1, **{f"loss/{name}": 0.5 for name in names}} for n in (1, 2)]
+    told = training(dataclasses.replace(material(scores), log=log))
+    charts = {f["title"]: re.search('aria-label="([^"]*)"', f["svg"])[1] for f in told["losses"]}
+    assert list(charts) == list(names)
+    for name, said in charts.items():
+        assert ("mean logit" in said) == name.startswith(("d_real", "d_fake"))
+    assert "d_real and d_fake are no losses" in told["note"]
+    assert "d_real" not in page  # the run ended before its discriminators joined
+
+
 def test_forecasts_are_refused(home: Path, tmp_path: Path) -> None:
     run = shutil.copytree(home / "run", tmp_path / "run")
     told = json.loads((run / "scores.json").read_text())
@@ -364,7 +456,9 @@ def test_forecasts_are_refused(home: Path, tmp_path: Path) -> None:
 def test_another_store_is_refused(home: Path, tmp_path: Path) -> None:
     storms = [Storm(id, datetime(2021, 7, 10, tzinfo=UTC), hours=7) for id in ("202102", "202103")]
     write_tree(tmp_path / "WP", storms, size=48)
-    with pytest.raises(UserError, match=r"is not that of 2021-07-09 .* run `cli evaluate`"):
+    with pytest.raises(
+        UserError, match=r"is not that of 2021-07-09 .* run `cli evaluate .*run` with"
+    ):
         report.report(home / "run", store_path=tmp_path / "WP")
 
 

@@ -38,6 +38,8 @@ BY_READING = (
     "triplets",
 )
 
+SAID = ("title", "license", "attribution", "accumulation_hours")  # of the source, by itself
+
 
 @dataclass(frozen=True)
 class Case:
@@ -89,7 +91,7 @@ def examine(
         "kind": "tree",
         "path": str(path),
         "quick": quick,
-        **{k: v for k, v in release.attrs.items() if k in ("title", "license", "attribution")},
+        **{k: v for k, v in release.attrs.items() if k in SAID},
         "channels": [vars(channel) for channel in release.channels],
         "settings": settings.model_dump(exclude={"codec"}),
         "totals": totals(tracks, charts, quick),

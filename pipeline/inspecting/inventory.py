@@ -31,6 +31,7 @@ ABOUT = (
     "attribution",
     "projection",
     "pixel_km",
+    "accumulation_hours",
     "manifest_hash",
 )
 SENSELESS = (KeyError, TypeError, IndexError, AttributeError)  # of metadata that another wrote

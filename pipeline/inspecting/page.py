@@ -36,7 +36,7 @@ def of(facts: Facts, thumbnails: Sequence[Thumbnail], palette: Palette) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = look(facts["channels"][0], palette)
+    style = look(facts["channels"][0], palette, facts.get("accumulation_hours"))
     kind = {"file": "H5 file", "tree": "Raw tree", "store": "Store"}[facts["kind"]]
     return rooms.get_template("inspect.html").render(
         title=f"{kind} {Path(facts['path']).name}",
@@ -186,9 +186,8 @@ def pictures(thumbnails: Sequence[Thumbnail], style: Look) -> dict[str, list[dic
 
 
 def scale(style: Look) -> dict[str, Any]:
-    ticks = [style.low + (style.high - style.low) * i / 4 for i in range(5)]
     return {
         "css": gradient(style),
         "label": style.label,
-        "ticks": [f"{tick:.0f}" for tick in ticks],
+        "ticks": [style.told(tick) for tick in style.along(5)],
     }

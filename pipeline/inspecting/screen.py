@@ -80,7 +80,7 @@ def of_file(
     rows = [*words.attributes(facts["contents"]), *words.named(facts)]
     parts.append(grid([*rows, *words.worth(facts["image"], facts["settings"])]))
     coloured = is_coloured(console)
-    style = look(facts["channels"][0], palette)
+    style = look(facts["channels"][0], palette, facts.get("accumulation_hours"))
     parts.append(Text(""))
     parts += in_terminal(thumbnail.image, style, console.width, coloured=coloured)
     letters = "" if coloured else f" {RAMP[-1]} is cold, a space warm;"

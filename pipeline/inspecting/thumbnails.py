@@ -22,7 +22,7 @@ PICTURES = 48  # of a whole tree or store
 PER_TRACK = 4
 WIDEST = 80  # characters of a picture in a terminal
 SCALE = 8  # characters that the scale beside it takes
-RAMP = " .:-=+*#%@"  # warm to cold: cold is bright
+RAMP = " .:-=+*#%@"  # warm to cold: cold is bright; dry to wet
 NO_VALUE = "?"
 MISSING_HERE = "#ff4fa3"  # in a terminal, where stripes would be too coarse: in no palette
 HALF_BLOCK = "▀"  # its upper half is the foreground, its lower half the background
@@ -74,8 +74,7 @@ def shrunk(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def colours(image: np.ndarray, look: Look) -> np.ndarray:
     """(h, w, 3) uint8; missing pixels are striped, unlike any temperature."""
-    scaled = np.clip((image - look.low) / (look.high - look.low), 0, 1)
-    coloured = look.colours(np.nan_to_num(scaled), bytes=True)[..., :3].copy()
+    coloured = look.colours(np.nan_to_num(look.share(image)), bytes=True)[..., :3].copy()
     gone = np.isnan(image)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     stripes = (x + y) // HATCH % 2 == 0
@@ -122,21 +121,22 @@ def cell(upper: Sequence[int], lower: Sequence[int]) -> tuple[str, Style]:
 
 def letters(image: np.ndarray, look: Look, lines: int, across: int) -> list[Text]:
     small = shrunk(image, lines, across)
-    warmth = np.clip((small - look.low) / (look.high - look.low), 0, 1)
-    places = np.nan_to_num((1 - warmth) * (len(RAMP) - 1)).round().astype(int)
+    share = np.maximum(look.share(small), 0)
+    bright = share if look.logarithmic else 1 - share
+    places = np.nan_to_num(bright * (len(RAMP) - 1)).round().astype(int)
     drawn = np.where(np.isnan(small), NO_VALUE, np.array(list(RAMP))[places])
     return [Text("".join(line)) for line in drawn]
 
 
 def beside(look: Look, lines: int, *, coloured: bool) -> list[Text]:
     """The scale, one mark to a line, cold at the top as in the clouds' height."""
-    values = np.linspace(look.low, look.high, lines)
+    values = look.along(lines)
     numbered = {round(i) for i in np.linspace(0, lines - 1, max(2, min(7, lines // 3)))}
     marks = half_blocks(values[:, None].repeat(2, 0), look, lines, 1) if coloured else letters(
         values[:, None], look, lines, 1
     )  # fmt: skip
     return [
-        Text.assemble(mark, f" {value:.0f}" if number in numbered else "")
+        Text.assemble(mark, f" {look.told(value)}" if number in numbered else "")
         for number, (mark, value) in enumerate(zip(marks, values, strict=True))
     ]
 
@@ -157,5 +157,5 @@ def inline(image: np.ndarray, look: Look) -> str:
 
 def gradient(look: Look, stops: int = 48) -> str:
     """The scale as CSS, low to high."""
-    line = colours(np.linspace(look.low, look.high, stops)[None], look)[0]
+    line = colours(look.along(stops)[None], look)[0]
     return "linear-gradient(to right, " + ", ".join("#" + bytes(c).hex() for c in line) + ")"

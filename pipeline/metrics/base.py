@@ -83,9 +83,16 @@ def plain(value: Any) -> Any:
 
 
 def of_plain(value: Any) -> Any:
+    """What `plain` gave.
+
+    Raises ValueError for anything but numbers, None, and lists and dictionaries of them.
+    """
     if isinstance(value, dict):
         return {key: of_plain(each) for key, each in value.items()}
-    return np.array(value) if isinstance(value, list) else value
+    found = np.array(value)  # ValueError where lists in it differ in length
+    if value is not None and found.dtype.kind not in "biuf":
+        raise ValueError(f"expected numbers, found {str(value)[:40]}")
+    return found if isinstance(value, list) else value
 
 
 def ratio(total: float, count: float) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from pipeline import atomic
 from pipeline.errors import UsageError, UserError
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import Layout, Writer
@@ -43,8 +44,11 @@ class Format:
             importlib.import_module(self.module).refuse_unfit(footage, product)
 
     def refuse_others(self, out: Path, id: str) -> None:
-        """Raises UserError where `out` is a folder that holds more than an earlier output."""
-        if self.folder and out.is_dir() and any(out.iterdir()):
+        """Raises UserError where `out` is there and is not, or holds more than, an earlier output.
+
+        An empty file or folder is nobody's.
+        """
+        if any(out.iterdir()) if out.is_dir() else out.exists() and out.stat().st_size:
             importlib.import_module(self.module).refuse_others(out, id)
 
 
@@ -57,6 +61,8 @@ FORMATS = (
 
 def chosen(out: Path, name: str | None) -> Format:
     """The format of that name, or that the ending of `out` stands for. Raises UsageError."""
+    if out.name in ("", ".."):
+        raise UsageError(f"{out}: is no name that could be written; give the output one of its own")
     if name is None:
         found = [form for form in FORMATS if out.suffix and out.suffix in form.endings]
         if not found:
@@ -75,17 +81,32 @@ def chosen(out: Path, name: str | None) -> Format:
     return form
 
 
-def refuse_place(form: Format, out: Path) -> None:
-    """Before hours of work: a place that can be written. Raises UserError."""
-    if form.folder and out.is_file():
+def refuse_place(form: Format, out: Path, movies: Iterable[Path] = ()) -> None:
+    """Before hours of work: places that can be written. Raises UserError."""
+    if not form.folder:
+        atomic.refuse_place(out)
+    elif out.is_file():
         raise UserError(f"{out}: is a file; expected the name of a folder to write")
-    if not form.folder and out.is_dir():
-        raise UserError(f"{out}: is a folder; expected the name of a file to write")
     if beside(out).is_file():
         raise UserError(f"{beside(out)}: is a file; the pictures need a folder there")
-    folder = next(p for p in out.absolute().parents if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot be written to; choose another place for {out.name}")
+    for movie in movies:
+        if movie.is_dir():
+            raise UserError(f"{movie}: is a folder; the animation needs that name")
+    atomic.refuse_unwritable(out)
+
+
+def refuse_strangers(folder: Path, id: str) -> None:
+    """Raises UserError where pictures of a typhoon would lie among what is none of them.
+
+    Hidden files count for nothing: desktops leave them.
+    """
+    ours = re.compile(rf"{re.escape(id)}-\d{{10,14}}\.png|\..*")
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if others := [name for name in held if not ours.fullmatch(name)]:
+        raise UserError(
+            f"{folder}: the pictures would go there, and it holds more than pictures of {id} "
+            f"({others[0]}); choose another --out, or --pictures none"
+        )
 
 
 def beside(out: Path) -> Path:

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from pipeline import store
 from pipeline.errors import UserError
 from pipeline.inputs import Footage
-from pipeline.outputs.layout import Layout, plain
+from pipeline.outputs.layout import Layout, moment, plain, stamp
 from pipeline.product import Product
 
 BLOCK = 256  # pixels; side of a compressed tile
@@ -166,16 +165,6 @@ def refuse_others(out: Path, id: str) -> None:
             f"{out}: would be replaced, and holds more than GeoTIFFs of {id} ({others[0]}); "
             "choose another --out"
         )
-
-
-def moment(seconds: int) -> datetime:
-    return datetime.fromtimestamp(int(seconds), UTC)
-
-
-def stamp(seconds: int) -> str:
-    """YYYYMMDDHH, with minutes or seconds where there are any."""
-    digits = moment(seconds).strftime("%Y%m%d%H%M%S")
-    return digits[:10] + digits[10:].removesuffix("00").removesuffix("00")
 
 
 def told(value: Any) -> str:

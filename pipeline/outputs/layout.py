@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+OURS = ("mode", "track_id", "training_tracks")  # attributes that every output has
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,29 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.size == 1:
         return value.item()
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def is_output(path: Path) -> bool:
+    """Whether a NetCDF file or a Zarr group is what `cli infer` made; only names are read."""
+    try:
+        if path.is_dir():
+            attrs = json.loads((path / "zarr.json").read_bytes())["attributes"]
+            return all(name in attrs for name in OURS)
+        if path.suffix != ".nc" or not path.is_file():
+            return False
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return all(name in file.attrs for name in OURS)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return False
+
+
+def moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(int(seconds), UTC)
+
+
+def stamp(seconds: int) -> str:
+    """For names of files: YYYYMMDDHH, with minutes or seconds where there are any."""
+    digits = moment(seconds).strftime("%Y%m%d%H%M%S")
+    return digits[:10] + digits[10:].removesuffix("00").removesuffix("00")

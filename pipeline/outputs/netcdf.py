@@ -12,7 +12,8 @@ import h5netcdf
 import numpy as np
 
 from pipeline import store
-from pipeline.outputs.layout import Layout
+from pipeline.errors import UserError
+from pipeline.outputs.layout import Layout, is_output
 
 CHUNK = 512  # pixels; side of a compressed chunk
 LEVEL = 1  # deflate; higher levels take several times as long for a few per cent
@@ -101,3 +102,9 @@ def written(path: Path, layout: Layout, count: int) -> Iterator[Writer]:
             writer = Writer(sink, file, layout)
             yield writer
         writer.check()
+
+
+def refuse_others(out: Path, id: str) -> None:
+    """Raises UserError for a file that is no earlier output of infer."""
+    if not is_output(out):
+        raise UserError(f"{out}: holds something else than an earlier output; choose another --out")

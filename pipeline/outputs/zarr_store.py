@@ -14,9 +14,9 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 
-from pipeline import nodes, store
+from pipeline import store
 from pipeline.errors import UserError
-from pipeline.outputs.layout import Layout, plain
+from pipeline.outputs.layout import Layout, is_output, plain
 
 # Shuffled, what a model makes takes a quarter less; observed frames, whose values come from a
 # calibration table, take more. Higher levels take longer for a few per cent.
@@ -89,11 +89,7 @@ def written(path: Path, layout: Layout, count: int) -> Iterator[Writer]:
 
 def refuse_others(out: Path, id: str) -> None:
     """Raises UserError for a folder that is no earlier output of infer: a store, say."""
-    try:
-        attrs = nodes.metadata(out)["attributes"]
-    except (OSError, ValueError, KeyError):
-        attrs = {}
-    if not {"mode", "track_id", "training_tracks"} <= set(attrs):
+    if not is_output(out):
         raise UserError(f"{out}: holds something else than an earlier output; choose another --out")
 
 

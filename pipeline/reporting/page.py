@@ -95,7 +95,8 @@ def facts(m: Material) -> dict[str, list[tuple[str, str]]]:
         ("page", m.software),
         *((name.replace("_", " "), str(value)) for name, value in m.about.items() if value),
         ("checkpoint", f"{s['checkpoint']}, epoch {s['epoch']}"),
-        ("trained on conversion", s["manifest_hash"]),
+        ("trained on conversion", s["trained_manifest_hash"]),
+        ("scored on conversion", s["manifest_hash"]),
     ]
     data = [
         (name.replace("_", " "), str(m.attrs[name])) for name in OF_THE_DATA if m.attrs.get(name)

@@ -210,7 +210,9 @@ def film(m: Material, loop: Loop) -> dict[str, Any]:
 
 
 def film_intro(m: Material, loop: Loop, ordinal: str) -> str:
-    said = f"{len(loop.frames)} frames{ordinal}; {extent(m, loop.shape, loop.whole)}."
+    said = f"{count(len(loop.frames), 'frame')}{ordinal}; {extent(m, loop.shape, loop.whole)}."
+    if loop.shape != loop.whole:
+        said += " The RMSE beside a method is of the whole frame."
     if m.rain:
         said += " The wettest stretch of all."
     if m.followed:

@@ -18,6 +18,11 @@ from pipeline.reporting.tables import TOO_MUCH
 from pipeline.reporting.words import count, listed, unit_name, written
 
 Figure = dict[str, Any]
+OF_LOGITS = ("d_real", "d_fake")  # how their names begin that are logged among the losses
+LOGITS = (
+    "d_real and d_fake are no losses but a discriminator's mean logit of true and of made "
+    "pictures: above 0 it takes them for true. "
+)
 LEAST_SHARE = 1e-3  # of a spectrum's power
 CHARTED = 12  # tracks, at most, whose frames are charted
 MOST_SITES = 6  # with a plot of their own
@@ -109,16 +114,24 @@ def training(m: Material) -> dict[str, Any]:
         lines = [Line(p, x, y, n) for n, (p, (x, y)) in enumerate(rates.items(), 1)]
         shown.append(plot("Learning rate", lines, steps, Axis("learning rate", "log")))
     losses = [
-        plot(name, [Line(name, x, y, charts.PLAIN)], steps, Axis("loss"), small=True)
+        plot(name, [Line(name, x, y, charts.PLAIN)], steps, Axis(of_loss(name)), small=True)
         for name, (x, y) in series("loss/").items()
     ]
     return {
         "scores": shown,
         "losses": losses,
         "note": "Means between two lines of the log, each in its own scale, dimensionless: losses "
-        "are of normalised values. Adversarial losses tell whether two players are in balance, not "
-        "whether pictures get better.",
+        "are of normalised values. "
+        + LOGITS
+        * any(plotted["title"].startswith(OF_LOGITS) for plotted in losses)
+        + "Adversarial losses tell whether two players are in balance, not whether pictures get "
+        "better.",
     }
+
+
+def of_loss(name: str) -> str:
+    """What is logged under a loss's name."""
+    return "mean logit" if name.startswith(OF_LOGITS) else "loss"
 
 
 def curves(m: Material) -> list[dict[str, Any]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from torch import Tensor
 
 from pipeline import inputs, pictures
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.errors import UserError
+from pipeline.metrics import Errors
 from pipeline.pictures import Extent, Look
 from pipeline.reporting import trackmap
 from pipeline.reporting.choice import Scored
@@ -20,6 +23,7 @@ from pipeline.store import Store
 COARSE, TRUTH, ERROR = "coarse", "truth", "error"  # what a field shows, beside methods' names
 STILL_SIDE, LOOP_SIDE = 512, 320  # pixels; of larger frames the middle is shown
 DETAIL = 0.3  # of a picture's sides is shown enlarged below it
+SAME = 1e-3  # of an RMSE, and in its unit: rounding, on another device too
 SMALL = 128  # pixels; frames no larger are shown as they are, and need no second row
 
 
@@ -72,11 +76,12 @@ def drawn(
     every: int,
     against: str,
     hours: float | None = None,
+    again: str = "`cli evaluate`",
 ) -> Iterator[Board | None]:
     """Restore and draw each of these frames; yields None after each, and then the whole board.
 
-    hours: that rain was accumulated over. Raises UserError where the store has not the frames that
-    were scored.
+    hours: that rain was accumulated over; again: the command that scores anew. Raises UserError
+    where the store has not the frames that were scored.
     """
     channel = opened.channels[0]
     look = pictures.look(channel, hours=hours)
@@ -88,7 +93,7 @@ def drawn(
     looping = {frame.key for frame in loop}
     wanted = {frame.key: frame for frame in [*loop, *stills]}
     for frame in wanted.values():
-        fields = restored(opened, answers, frame, [against, MODEL])
+        fields = restored(opened, answers, frame, [against, MODEL], again)
         H, W = fields[TRUTH].shape
         if frame.key in looping:
             exact = look.logarithmic or max(H, W) <= SMALL  # JPEG's ripples would be drizzle
@@ -127,21 +132,43 @@ def drawn(
 
 
 def restored(
-    opened: Store, answers: Answers, frame: Scored, rows: Sequence[str]
+    opened: Store,
+    answers: Answers,
+    frame: Scored,
+    rows: Sequence[str],
+    again: str = "`cli evaluate`",
 ) -> dict[str, np.ndarray]:
-    """(H, W) each, physical units, of the first channel: COARSE, `rows` and TRUTH; NaN: missing."""
+    """(H, W) each, physical units, of the first channel: COARSE, `rows` and TRUTH; NaN: missing.
+
+    Raises UserError where the frame, or what is restored of it, is not what was scored.
+    """
     track = opened.track(frame.track)
     times = track.times
     if frame.number >= len(times) or int(times[frame.number]) != frame.seconds:
         raise UserError(
             f"{opened.path}: frame {frame.number} of {frame.track} is not that of {frame.when}, "
-            "which was scored; run `cli evaluate` with this store again"
+            f"which was scored; run {again} with this store again"
         )
     posed = answers.posed(track.checked(frame.number, 1), coarsen=True)
     assert posed.truth is not None  # coarsened
-    fields = {row: shown(answers.of(row, posed), posed.hidden)[0] for row in rows}
+    found = {row: answers.of(row, posed) for row in rows}
+    for row, answer in found.items():
+        if not as_scored(answer, posed.truth, frame.rmse[row]):
+            raise UserError(
+                f"{opened.path}: frame {frame.number} of {frame.track} has other scores now; run "
+                f"{again} again"
+            )
+    fields = {row: shown(answer, posed.hidden)[0] for row, answer in found.items()}
     coarse = posed.x[0, 0, 0].cpu().numpy()
     return {COARSE: coarse, **fields, TRUTH: posed.truth[0, 0, 0].cpu().numpy()}
+
+
+def as_scored(answer: Tensor, truth: Tensor, rmse: float | None) -> bool:
+    """Whether one frame's RMSE over all channels is that of scores.json, but for rounding."""
+    now = Errors.of(answer[0, 0], truth[0, 0], peak=1.0).scores()["rmse"]
+    if rmse is None:
+        return math.isnan(now)
+    return math.isclose(now, rmse, rel_tol=SAME, abs_tol=SAME)
 
 
 def middle_pictures(

@@ -7,8 +7,7 @@ from typing import Any
 from pipeline.answers import MODEL
 from pipeline.reporting.material import Material
 from pipeline.reporting.words import count, length, listed, plus, rounded, with_unit, written
-
-FEW = 10  # tracks; an interval over fewer is rough, and says so
+from pipeline.resampling import FEW
 
 
 def summary(m: Material) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def summary(m: Material) -> dict[str, Any]:
     made = "made coarse, restored"
     if s.get("truth") == "interpolated":
         made, truth = "restored", "interpolated truth"
-    left_out, ids = s["frames_left_out"], s["trained_on"]
+    left_out, without, ids = s["frames_left_out"], s["tracks_left_out"], s["trained_on"]
     what = (
         f"{m.model} makes frames of {lower(m.quantity)} {s['factor']} times finer, "
         f"{steps}. It was trained on {count(len(ids), 'track')} ({listed(ids)}) and "
@@ -29,6 +28,11 @@ def summary(m: Material) -> dict[str, Any]:
         + (
             f"; {count(left_out, 'frame')} with missing or blank images left out"
             if left_out
+            else ""
+        )
+        + (
+            f"; {count(len(without), 'track')} without a usable frame left out ({listed(without)})"
+            if without
             else ""
         )
         + "."
@@ -45,11 +49,15 @@ def summary(m: Material) -> dict[str, Any]:
             f"The intervals rest on {len(m.ids)} tracks only: they are rough, and likely too "
             "narrow."
         )
-    if s["on"] == "eval" and s["checkpoint"] == "best":
+    chosen_on = s["chosen_on"] if s["checkpoint"] == "best" else []
+    if judged := [id for id in m.ids if id in chosen_on]:
+        which = f"{len(judged)} of these tracks ({listed(judged)})"
+        if len(judged) == len(m.ids):
+            which = f"these {s['on']} tracks"
         notes.append(
-            "The checkpoint was chosen by its RMSE on these eval tracks, which flatters it a "
-            "little. To quote a figure, set test tracks aside and take those: cli evaluate RUN "
-            "--on test, then cli report RUN --on test."
+            f"The checkpoint was chosen by its RMSE on {which}, which flatters it a little. To "
+            "quote a figure, set test tracks aside that training has not looked at, and take "
+            "those: cli evaluate RUN --on test, then cli report RUN --on test."
         )
     verdicts = [verdict(m, row) for row in m.rows if row != MODEL]
     return {"what": what, "verdicts": verdicts, "notes": notes}

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.answers import MODEL
 from pipeline.reporting.material import Material
-from pipeline.reporting.words import head, plus, rounded, written
+from pipeline.reporting.words import count, head, plus, rounded, written
 
 # Scores by what they judge, in the order of the tables; others come last.
 GROUPS = {
@@ -168,9 +168,10 @@ def difference(m: Material, row: str, name: str) -> str:
 def scores_intro(m: Material) -> str:
     s = m.scores
     told = "".join(f"{note[:1].upper()}{note[1:]}. " for note in m.notes) + (
-        f"All pixels of all {s['frames']} frames, in physical units; ★ marks the best of each "
-        f"column. PSNR and SSIM take {s['psnr_range']['min']:g} to {s['psnr_range']['max']:g} "
-        f"{s['psnr_range']['units']} as their range. "
+        f"All pixels but missing ones of {count(s['frames'], 'frame')}, in physical units"
+        f"{fewer(m)}; ★ marks the best of each column. PSNR and SSIM take "
+        f"{s['psnr_range']['min']:g} to {s['psnr_range']['max']:g} {s['psnr_range']['units']} as "
+        "their range. "
     )
     if limits := s.get("thresholds"):
         told += (
@@ -184,8 +185,15 @@ def scores_intro(m: Material) -> str:
     return told + (
         f"Below each value: its {i['level']:.0%} interval over {i['over']} "
         f"({i['resamples']} resamples), and Δ, the difference from {i['against']} with its "
-        "interval."
+        "interval. Where there is none, some of these resamples leave the score undefined."
     )
+
+
+def fewer(m: Material) -> str:
+    """Which scores are of less than all frames."""
+    images = m.scores["curves"]["spectrum"]["images"]
+    motion = "; motion: of frames that follow one another" * ("tof" in m.scores["units"])
+    return f" (spectra: of {count(images, 'image')} without a missing pixel{motion})"
 
 
 def meanings(m: Material) -> list[dict[str, str]]:
