@@ -97,6 +97,8 @@ def kind_of(path: Path) -> str:
             f"{path}: is an output of `cli infer`, which xarray and QGIS open; {EXPECTED}"
         )
     if not path.is_dir():
+        if sources.format_of(path) == "netcdf":  # which may be HDF5 too
+            return "tree"
         if raw_file.is_hdf5(path):
             return "file"
         raise UserError(f"{path}: {what_else(path)}; {EXPECTED}")

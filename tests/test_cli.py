@@ -299,7 +299,7 @@ def test_the_demo_beats_bicubic_and_shows_where_to_look(tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "demo" / "run" / "scores.json").read_text())
     assert scores["model"]["rmse"] < scores["bicubic_means"]["rmse"] < scores["bicubic"]["rmse"]
     named = [Path(line.strip()) for line in done.stdout.splitlines() if line.startswith("  /")]
-    assert {path.suffix for path in named} == {".png", ".mp4", ".nc", ".json"}
+    assert {path.suffix for path in named} == {".png", ".mp4", ".nc", ".html"}
     assert all(path.stat().st_size > 1000 for path in named)
 
 

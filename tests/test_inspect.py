@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -381,3 +382,21 @@ def test_a_strip_of_hours():
         ("blank", 5, 1),
     ]
     assert (runs[1]["first"], runs[1]["last"]) == ("2021-07-20T00:00:00", "2021-07-20T02:00:00")
+
+
+def test_one_netcdf_file_of_many_frames_is_a_source(tmp_path: Path) -> None:
+    """Its bytes count once, and a dry field is no blank one."""
+    times = np.arange("2023-12-30", "2024-01-02", np.timedelta64(6, "h"), "datetime64[ns]")
+    rain = np.zeros((len(times), 4, 5), np.float32)
+    rain[3] = 0.002
+    axes = {"latitude": [50, 49, 48, 47], "longitude": [5, 6, 7, 8, 9], "valid_time": times}
+    dims = ("valid_time", "latitude", "longitude")
+    attrs = {"units": "m", "long_name": "Total precipitation"}
+    xr.Dataset({"tp": (dims, rain, attrs)}, axes).to_netcdf(tmp_path / "rain.nc", engine="h5netcdf")
+    facts = inspection.inspect(tmp_path / "rain.nc").facts
+    assert {id: track["frames"] for id, track in facts["tracks"].items()} == {"2023": 8, "2024": 4}
+    assert facts["totals"]["files"] == 1
+    assert facts["totals"]["bytes"] == (tmp_path / "rain.nc").stat().st_size
+    assert facts["totals"]["flagged"] == 0
+    assert facts["channels"][0]["units"] == "mm"
+    assert facts["totals"]["statistics"]["max"] == pytest.approx([2])

@@ -7,7 +7,7 @@ the numbers are those that its manifest will have.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def examine(
     chosen = set(choose([raw.id for raw in release.tracks]))
     release = replace(release, tracks=tuple(raw for raw in release.tracks if raw.id in chosen))
     pairs = {id: found for id, found in pairs.items() if id in chosen}
+    settings = settings.settled(release)
     names, notes = census.storms(path)
     charts = look_through(release, settings, workers, quick, pictures)
     tracks = {
@@ -94,7 +95,7 @@ def examine(
         **{k: v for k, v in release.attrs.items() if k in SAID},
         "channels": [vars(channel) for channel in release.channels],
         "settings": settings.model_dump(exclude={"codec"}),
-        "totals": totals(tracks, charts, quick),
+        "totals": totals(tracks, charts, quick) | on_disk(files_of(*release.tracks)),
         "tracks": tracks,
         "problems": problems,
         "duplicates": [told(*pair) for found in pairs.values() for pair in found],
@@ -229,7 +230,8 @@ def entry(
     raw: RawTrack, chart: Chart, known: Mapping[str, Any], duplicates: int, quick: bool
 ) -> dict[str, Any]:
     """One typhoon's facts: the manifest's record, and what a person also wants to know."""
-    sizes = [size_of(path) for frame in raw.frames for path in frame.paths]
+    files = files_of(raw)
+    sizes = [size_of(path) for path in files]
     counted = Counter(chart.by_frame["state"])
     readable = [m for m in chart.by_frame["missing_fraction"] if m is not None]
     kept = [frame for frame, m in zip(raw.frames, chart.by_frame["missing_fraction"], strict=True)
@@ -238,8 +240,7 @@ def entry(
     found = {
         "name": known.get("name"),
         "season": known.get("season") or raw.attrs.get("season"),
-        "files": len(raw.frames),
-        "bytes": sum(sizes),
+        **on_disk(files),
         "small_files": sum(size < SMALL * float(np.median(sizes)) for size in sizes),
         "shape": list(chart.shape) if chart.shape else None,
         **{key: value for key, value in chart.record.items() if key != "problems"},
@@ -258,6 +259,15 @@ def entry(
     return found
 
 
+def files_of(*tracks: RawTrack) -> set[Path]:
+    """One file may hold many frames, and of several tracks."""
+    return {path for raw in tracks for frame in raw.frames for path in frame.paths}
+
+
+def on_disk(files: Collection[Path]) -> dict[str, int]:
+    return {"files": len(files), "bytes": sum(map(size_of, files))}
+
+
 def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -270,8 +280,6 @@ def totals(
 ) -> dict[str, Any]:
     """The sums over all typhoons; None for what is not known without reading."""
     summed = (
-        "files",
-        "bytes",
         "small_files",
         "hours_missing",
         "duplicates",
