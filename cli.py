@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,9 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             fail(str(error), error.code)
+        except BrokenPipeError:  # whoever reads our output has seen enough, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except OSError as error:
             if error.errno is None:
                 raise

@@ -135,8 +135,8 @@ def unlike(
     if learnt and side and not np.isclose(side, np.multiply(sizes, learnt), rtol=ALIKE).any():
         coarse = sizes[-1] * learnt
         said.append(
-            f"The input has cells of {side:g} degrees, the model learnt from cells of {coarse:g} "
-            "degrees: its detail is that of another scale."
+            f"The input has cells of {side:g}°, the model learnt from cells of {coarse:g}°: "
+            "its detail is that of another scale."
         )
     learnt, hours = trained.get("accumulation_hours"), given.get("accumulation_hours")
     if learnt and hours and abs(hours - learnt) > ALIKE * learnt:

@@ -303,6 +303,14 @@ def test_the_demo_beats_bicubic_and_shows_where_to_look(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in named)
 
 
+def test_a_reader_that_has_seen_enough_is_no_mistake(home: Path) -> None:
+    command = f"{sys.executable} -c 'import cli; cli.app()' inspect {home / 'WP'} --quick | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "frames" in done.stderr  # it was at work
+    assert "pipe" not in done.stderr
+    assert "Error" not in done.stderr
+
+
 def test_the_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     refused(1, "holds something else than a demo", "demo", "--out", tmp_path)

@@ -321,7 +321,7 @@ def test_a_forecast_of_another_resolution_keeps_place_day_and_unit(
         blocks = rain.values.reshape(3, 6, 4, 9, 4).mean((2, 4))
         np.testing.assert_allclose(blocks, given, rtol=1e-4)  # file i is day i; nothing is turned
         assert rain.values.min() >= 0
-        assert "cells of 0.4 degrees, the model learnt from cells of 1 degrees" in made.warning
+        assert "cells of 0.4°, the model learnt from cells of 1°" in made.warning
 
 
 def test_a_forecast_that_states_wrong_units_is_found_out(home: Path, tmp_path: Path):

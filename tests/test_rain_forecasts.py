@@ -79,7 +79,7 @@ def test_what_was_learnt_needs_no_word():
 def test_another_resolution_another_accumulation_and_another_unit_are_each_said():
     said = forecasts.unlike(RAIN, TRAINED, {"grid_degrees": 0.4}, (1, 4), 20.0)
     assert len(said) == 1
-    assert "cells of 0.4 degrees, the model learnt from cells of 1 degrees" in said[0]
+    assert "cells of 0.4°, the model learnt from cells of 1°" in said[0]
     assert forecasts.unlike(RAIN, TRAINED, {"grid_degrees": 0.25}, (1, 4), 20.0) == []
     assert forecasts.unlike(RAIN, TRAINED, {"grid_degrees": 1.0}, (1,), 20.0)  # in check mode
     said = forecasts.unlike(RAIN, TRAINED, {"accumulation_hours": 6.0}, (1, 4), 20.0)
