@@ -304,7 +304,7 @@ def test_the_demo_beats_bicubic_and_shows_where_to_look(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(home: Path) -> None:
-    command = f"{sys.executable} -c 'import cli; cli.app()' inspect {home / 'WP'} --quick | true"
+    command = f"{sys.executable} -c 'import cli; cli.app()' inspect {home / 'WP'} --json - | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "frames" in done.stderr  # it was at work
     assert "pipe" not in done.stderr
