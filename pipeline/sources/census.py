@@ -9,21 +9,19 @@ from __future__ import annotations
 import filecmp
 import json
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import sources
 from pipeline.errors import UserError
-from pipeline.sources import RawFrame, Release
+from pipeline.sources import Release
 from pipeline.sources.digital_typhoon import (
     DATASET_NAMES,
     FILE_NAME,
-    BestTracks,
-    h5_files,
-    joined,
+    claimed,
+    claimed_twice,
+    hour,
+    release_of,
 )
 
 IMAGE_NAMES = DATASET_NAMES  # of an H5 file's image
@@ -40,15 +38,6 @@ def named(path: Path) -> dict[str, Any] | None:
     return {"time": str(time), "track": match[2], "satellite": match[3], "channel": match[4]}
 
 
-def hour(digits: str) -> np.datetime64 | None:
-    """Of YYYYMMDDHH; None where there is no such hour."""
-    try:
-        text = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:]}:00"
-        return np.datetime64(text).astype("datetime64[s]")
-    except ValueError:
-        return None
-
-
 def tree(path: Path) -> tuple[Release, dict[str, list[tuple[Path, Path]]]]:
     """What `sources.scan` finds, and by typhoon each pair of files that claim one hour.
 
@@ -57,50 +46,13 @@ def tree(path: Path) -> tuple[Release, dict[str, list[tuple[Path, Path]]]]:
     try:
         return sources.scan(path), {}
     except UserError:
-        pairs = claimed_twice(path)
+        claims, problems = claimed(path)
+        pairs: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
+        for track, one, other in claimed_twice(claims):
+            pairs[track].append((one, other))
         if not pairs:
             raise
-    return as_if_moved(path, {second for of in pairs.values() for _, second in of}), pairs
-
-
-def usable(path: Path) -> dict[tuple[str, np.datetime64], list[Path]]:
-    """The files of each typhoon's each hour, in the order of their paths."""
-    files: dict[tuple[str, np.datetime64], list[Path]] = defaultdict(list)
-    for file in sorted(h5_files(path)):
-        match = FILE_NAME.fullmatch(file.name)
-        time = hour(match[1]) if match and match[4] == "1" else None
-        if match and time is not None:
-            files[match[2], time].append(file)
-    return files
-
-
-def claimed_twice(path: Path) -> dict[str, list[tuple[Path, Path]]]:
-    pairs: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
-    for (track, _), files in sorted(usable(path).items()):
-        pairs[track] += [(files[0], other) for other in files[1:]]
-    return {track: found for track, found in pairs.items() if found}
-
-
-def as_if_moved(path: Path, away: set[Path]) -> Release:
-    """The Release of a tree without these files."""
-    tables = BestTracks(path)
-    frames: dict[str, list[RawFrame]] = defaultdict(list)
-    claims = usable(path)
-    understood = {file for files in claims.values() for file in files}
-    problems = [
-        f"{file}: name not understood; expected 2021071900-202107-HMW8-1.h5"
-        for file in sorted(h5_files(path))
-        if file not in understood
-    ]
-    for (track, time), files in sorted(claims.items()):
-        kept = next(file for file in files if file not in away)
-        match = FILE_NAME.fullmatch(kept.name)
-        assert match is not None
-        frames[track].append(RawFrame(time, (kept,), match[3]))
-    tracks = tuple(joined(id, tuple(of), tables.rows(id)) for id, of in sorted(frames.items()))
-    one = sources.scan(tracks[0].frames[0].paths[0])  # for what is the same of any tree
-    problems += dict.fromkeys(tables.problems)
-    return replace(one, path=path, tracks=tracks, problems=tuple(problems))
+    return release_of(path, claims, problems), dict(sorted(pairs.items()))
 
 
 def same_bytes(pair: tuple[Path, Path]) -> bool:

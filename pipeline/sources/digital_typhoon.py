@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from pipeline.sources.options import NONE, Options
 
 OPTIONS: frozenset[str] = frozenset()
 
+Claims = Mapping[str, Mapping[np.datetime64, list[RawFrame]]]  # by typhoon and UTC hour
 FILE_NAME = re.compile(r"((?:19|20)\d{8})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5", re.ASCII)
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
 KELVIN = re.compile(r"(degrees? )?k(elvins?)?\b", re.IGNORECASE)  # "K (kelvin)" in the release
@@ -115,41 +116,63 @@ def scan(path: Path, _: Options = NONE) -> Release:
 
     Raises UserError when no file name is understood or two files claim one hour of one typhoon.
     """
-    files: dict[str, dict[np.datetime64, tuple[Path, str]]] = defaultdict(dict)
-    problems, twice = [], []
-    for file in sorted(h5_files(path)):
-        match = FILE_NAME.fullmatch(file.name)
-        if match is None:
-            problems.append(f"{file}: name not understood; expected 2021071900-202107-HMW8-1.h5")
-            continue
-        hour, track, satellite, channel = match.groups()
-        if channel != "1":
-            problems.append(f"{file}: channel {channel}; only channel 1 (infrared) is read yet")
-            continue
-        try:
-            stamp = f"{hour[:4]}-{hour[4:6]}-{hour[6:8]}T{hour[8:]}:00"
-            time = np.datetime64(stamp).astype("datetime64[s]")
-        except ValueError:
-            problems.append(f"{file}: {hour} is not a UTC hour YYYYMMDDHH")
-            continue
-        if time in files[track]:
-            twice.append(f"{files[track][time][0]} and {file}")
-        files[track][time] = (file, satellite)
+    claims, problems = claimed(path)
+    twice = [f"{one} and {other}" for _, one, other in claimed_twice(claims)]
     if twice:
         more = f" (and {len(twice) - 1} more such pairs)" if len(twice) > 1 else ""
         raise UserError(
             f"{path}: two files for one hour of one typhoon: {twice[0]}{more}; "
             "expected one: move one of them away"
         )
-    if not files:
+    if not claims:
         raise UserError(f"{path}: no usable H5 file; {problems[0] if problems else 'it is empty'}")
+    return release_of(path, claims, problems)
 
+
+def claimed(path: Path) -> tuple[Claims, list[str]]:
+    """Which files say that they are of which hour, and a sentence for each that is not used."""
+    claims: dict[str, dict[np.datetime64, list[RawFrame]]] = defaultdict(lambda: defaultdict(list))
+    problems = []
+    for file in sorted(h5_files(path)):
+        match = FILE_NAME.fullmatch(file.name)
+        if match is None:
+            problems.append(f"{file}: name not understood; expected 2021071900-202107-HMW8-1.h5")
+            continue
+        digits, track, satellite, channel = match.groups()
+        if channel != "1":
+            problems.append(f"{file}: channel {channel}; only channel 1 (infrared) is read yet")
+            continue
+        time = hour(digits)
+        if time is None:
+            problems.append(f"{file}: {digits} is not a UTC hour YYYYMMDDHH")
+            continue
+        claims[track][time].append(RawFrame(time, (file,), satellite))
+    return claims, problems
+
+
+def hour(digits: str) -> np.datetime64 | None:
+    """Of YYYYMMDDHH; None where there is no such hour."""
+    try:
+        text = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:]}:00"
+        return np.datetime64(text).astype("datetime64[s]")
+    except ValueError:
+        return None
+
+
+def claimed_twice(claims: Claims) -> Iterator[tuple[str, Path, Path]]:
+    """Typhoon, the first file of an hour, and each other; in order of typhoon and hour."""
+    for track, hours in sorted(claims.items()):
+        for _, (first, *others) in sorted(hours.items()):
+            yield from ((track, first.paths[0], other.paths[0]) for other in others)
+
+
+def release_of(path: Path, claims: Claims, problems: Sequence[str]) -> Release:
+    """Of each hour the first file, joined with the best track."""
     tables = BestTracks(path)
     tracks = []
-    for track in sorted(files):
-        frames = tuple(RawFrame(time, (f,), s) for time, (f, s) in sorted(files[track].items()))
-        rows = tables.rows(track)
-        tracks.append(joined(track, frames, rows))
+    for track in sorted(claims):
+        frames = tuple(first for _, (first, *_) in sorted(claims[track].items()))
+        tracks.append(joined(track, frames, tables.rows(track)))
     return Release(
         format="digital_typhoon",
         path=path,
