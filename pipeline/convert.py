@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,15 +155,8 @@ def bring_up_to_date(
 
 def selected(release: Release, ids: Sequence[str]) -> Release:
     """The release with only the tracks asked for. Raises UserError for an id that it has not."""
-    if not ids:
-        return release
-    have = {raw.id for raw in release.tracks}
-    if absent := [id for id in ids if id not in have]:
-        raise UserError(
-            f"{release.path}: no track {', '.join(absent)}; it has {store.few(sorted(have))}"
-        )
-    tracks = tuple(raw for raw in release.tracks if raw.id in set(ids))
-    return Release(**{**vars(release), "tracks": tracks})
+    kept = set(store.chosen(release.path, [raw.id for raw in release.tracks], ids))
+    return replace(release, tracks=tuple(raw for raw in release.tracks if raw.id in kept))
 
 
 def plan(

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from pipeline import atomic, sources
+from pipeline import atomic, sources, store
 from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings
 from pipeline.inspecting import doctor, inventory, raw_file
@@ -76,7 +76,7 @@ def inspect(
     settings = (
         ConvertSettings() if max_missing is None else ConvertSettings(max_missing=max_missing)
     )
-    choose = partial(doctor.check_ids, path, ids=ids)
+    choose = partial(store.chosen, path, ids=ids)
     if kind == "file":
         return Inspection(*raw_file.examine(path, settings))
     if kind == "store":

@@ -354,6 +354,13 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def chosen(path: Path, have: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Those of `have` that are asked for; all where none is. Raises UserError for another."""
+    if absent := [id for id in ids if id not in have]:
+        raise UserError(f"{path}: no track {', '.join(absent)}; it has {few(sorted(have))}")
+    return [id for id in have if id in ids] if ids else list(have)
+
+
 def few(ids: Sequence[str], most: int = 8) -> str:
     """A list for a sentence: the first ids, and how many more."""
     return ", ".join(ids[:most]) + (f" ... ({len(ids)} in all)" if len(ids) > most else "")

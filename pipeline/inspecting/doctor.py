@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from pipeline import ingest, quality, sources, store
-from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings, Job
 from pipeline.inspecting import timeline
 from pipeline.inspecting.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
@@ -337,10 +336,3 @@ def misplaced(path: Path) -> list[str]:
         return []
     trees = sorted(child for child in path.iterdir() if (child / "image").is_dir())
     return [f"{tree} is a tree of its own: give that, to have its best track" for tree in trees]
-
-
-def check_ids(path: Path, have: Sequence[str], ids: Sequence[str]) -> Sequence[str]:
-    """Those of `have` that are asked for; all where none is. Raises UserError."""
-    if absent := [id for id in ids if id not in have]:
-        raise UserError(f"{path}: no track {', '.join(absent)}; it has {store.few(sorted(have))}")
-    return [id for id in have if id in ids] if ids else have
