@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import atomic, checkpoint, pictures, raw_tree, resampling, score_files
+from pipeline import atomic, pictures, raw_tree, resampling, score_files
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
@@ -20,10 +20,10 @@ from pipeline.progress import progress
 from pipeline.reporting import choice
 from pipeline.scaling import is_rain
 from pipeline.scorecard import Card, Yardstick
+from pipeline.scores import Table
 from pipeline.sources.grids import Grid
 from pipeline.store import Store
 
-Table = dict[str, dict[str, float]]
 # what two evaluations must share to be compared: their name in scores.json, and in words
 SHARED = {
     "manifest_hash": "stores",
@@ -120,11 +120,7 @@ def compare(
     if len(tracks) >= resampling.FEWEST:
         drawn = resampling.drawn(tracks, first.yardstick, resamples, seed)
         for other in every[1:]:
-            ends = resampling.differences(drawn, other.name, first.name)
-            differences[other.name] = {
-                name: (rows[other.name][name] - rows[first.name][name], *ends[name])
-                for name in ends
-            }
+            differences[other.name] = resampling.told(rows, drawn, other.name, first.name)
     frames, files = [], []
     if count:
         opened = same_store(first, store_path or Path(first.told["store"]))
@@ -180,12 +176,7 @@ def about(each: Scored) -> dict[str, Any]:
 
 def scored(run: Path, name: str, on: str) -> Scored:
     """Raises UserError for a run that was not evaluated, or was trained since."""
-    checkpoint.refuse_missing(run)
-    told = score_files.read(run, on)
-    if "lead_times" in told:
-        raise UserError(f"{run}: forecasts frames; only super-resolution can be compared")
-    trained = checkpoint.load(checkpoint.in_run(run, told["checkpoint"]))
-    score_files.refuse_stale(run, on, trained, told)
+    told, trained = score_files.scored(run, on, "only super-resolution can be compared")
     return Scored(run, name, told, trained, *score_files.read_sums(run, on, told))
 
 

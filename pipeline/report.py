@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import atomic, checkpoint, inputs, raw_tree, runlog, score_files, software
+from pipeline import atomic, inputs, raw_tree, runlog, score_files, software
 from pipeline.answers import Answers
 from pipeline.errors import UsageError, UserError
 from pipeline.progress import progress
 from pipeline.reporting import choice, page, storyboard
 from pipeline.reporting.material import Material
-from pipeline.scaling import RAIN
+from pipeline.scaling import is_rain
 
 PAGES = {"eval": "report.html", "test": "report-test.html"}
 
@@ -45,18 +45,13 @@ def report(
     since.
     """
     refuse_out(out)
-    checkpoint.refuse_missing(run)
-    scores = score_files.read(run, on)
-    if "lead_times" in scores:
-        raise UserError(f"{run}: forecasts frames; a report can show super-resolution only")
-    trained = checkpoint.load(checkpoint.in_run(run, scores["checkpoint"]))
-    score_files.refuse_stale(run, on, trained, scores)
+    scores, trained = score_files.scored(run, on, "a report can show super-resolution only")
     opened = raw_tree.opened(store_path or Path(scores["store"]))
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
     answers = Answers(trained, device)
 
     every, against = choice.scored(scores["by_frame"]), scores["intervals"]["against"]
-    if scores["channel"]["units"] == RAIN:
+    if is_rain(scores["channel"]):
         wet = choice.wetness(opened, [frame.key for frame in every])
         stills = choice.chosen(every, frames, against, wet)
         loop, one_in = choice.wettest_stretch(every, wet), 1

@@ -59,6 +59,14 @@ def differences(made: Drawn, row: str, against: str) -> dict[str, Interval]:
     return {name: middle(values - made[against][name]) for name, values in made[row].items()}
 
 
+def told(
+    rows: Mapping[str, Mapping[str, float]], made: Drawn, row: str, against: str
+) -> dict[str, tuple[float, float, float]]:
+    """One method's scores minus another's, each with its interval; rows: scores by method."""
+    ends = differences(made, row, against)
+    return {name: (rows[row][name] - rows[against][name], *ends[name]) for name in ends}
+
+
 def middle(values: np.ndarray) -> Interval:
     if not np.isfinite(values).all():
         return math.nan, math.nan

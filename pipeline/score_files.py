@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import atomic, metrics, resampling, site_plots
+from pipeline import atomic, checkpoint, metrics, resampling, site_plots
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.metrics import PROBABILITIES, Distribution, RadialProfile, Spectra
@@ -129,6 +129,21 @@ def refuse_uneven(id: str, by: Mapping[str, Any], rows: list[str], frames: int) 
     for name, column in columns.items():
         if not isinstance(column, list) or len(column) != frames:
             raise ValueError(f"{id} has not one {name} for each of {frames} frames")
+
+
+def scored(run: Path, on: str, limit: str) -> tuple[dict[str, Any], Checkpoint]:
+    """scores.json, and the checkpoint that it is of.
+
+    limit: what to say of a forecast. Raises UserError for that, and for a run that was not
+    evaluated, or was trained since.
+    """
+    checkpoint.refuse_missing(run)
+    told = read(run, on)
+    if "lead_times" in told:
+        raise UserError(f"{run}: forecasts frames; {limit}")
+    trained = checkpoint.load(checkpoint.in_run(run, told["checkpoint"]))
+    refuse_stale(run, on, trained, told)
+    return told, trained
 
 
 def refuse_stale(run: Path, on: str, trained: Checkpoint, told: Mapping[str, Any]) -> None:

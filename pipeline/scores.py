@@ -113,9 +113,4 @@ class Scores:
 
     def differences(self, row: str, against: str) -> dict[str, tuple[float, float, float]]:
         """One method's scores minus another's, each with its interval; empty as `intervals`."""
-        if not self.drawn:
-            return {}
-        ends = resampling.differences(self.drawn, row, against)
-        return {
-            name: (self.rows[row][name] - self.rows[against][name], *ends[name]) for name in ends
-        }
+        return resampling.told(self.rows, self.drawn, row, against) if self.drawn else {}
