@@ -176,13 +176,13 @@ class Judge:
         """
         if not follows or not self.recent:
             self.recent = {row: deque(maxlen=WINDOW) for row in (TRUTH, *self.rows)}
+        for row in self.recent:
+            self.recent[row].append(truth if row == TRUTH else answers[row])
         y, (H, W) = self.yardstick, truth.shape[-2:]
         power = metrics.power(truth)
-        flow = None if y.is_rain else self.flow(TRUTH, truth)
+        flow = self.flow(TRUTH)
         seen = ~truth.isnan()
         cold = metrics.boxes(truth, CLOUD, NEIGHBOURHOOD, True, seen) if y.is_temperature else None
-        if y.is_rain:
-            self.recent[TRUTH].append(truth)
         errors = {}
         for row in self.rows:
             answer = answers[row]
@@ -202,9 +202,8 @@ class Judge:
                     FractionsSkill.of_boxes(boxes, cold, CLOUD, NEIGHBOURHOOD, below=True),
                 ]
             if y.is_rain:
-                self.recent[row].append(answer)
                 found.append(Rain.of(answer, truth, tuple(y.thresholds.values())))
-            elif (its_flow := self.flow(row, answer)) is not None and flow is not None:
+            if flow is not None and (its_flow := self.flow(row)) is not None:
                 found.append(Motion.of(its_flow, flow))
             if len(self.recent[row]) == WINDOW:
                 windows = (torch.stack(tuple(self.recent[which])) for which in (row, TRUTH))
@@ -217,11 +216,10 @@ class Judge:
             return Distribution.of(answer, truth, 0.0, WETTEST, BINS, first=DRIEST)
         return Distribution.of(answer, truth, self.yardstick.low, self.yardstick.high)
 
-    def flow(self, row: str, frame: Tensor) -> Tensor | None:
-        """How the frame moved since the one before; it is kept for the next. None where first."""
+    def flow(self, row: str) -> Tensor | None:
+        """How the last frame moved since the one before; None where first, and of rain."""
         recent, holes = self.recent[row], self.recent[TRUTH]
-        recent.append(frame)
-        if len(recent) < 2:
+        if len(recent) < 2 or self.yardstick.is_rain:
             return None
         before, after = recent[-2], recent[-1]
         if row != TRUTH:  # where the truth has a hole, the same hole: not the truth's neighbours
