@@ -34,10 +34,9 @@ def of_model(task: SuperResolution, scaling: Scaling, guess: Tensor, x: Tensor) 
 def of_baseline(task: SuperResolution, scaling: Scaling, row: str, x: Tensor) -> Tensor:
     """What interpolation says, in physical units and within bounds; x as of_model takes it."""
     x = scaling.filled(x)
-    answer = task.baselines()[row](x)
     if row == tasks.MEANS:
-        return tasks.conserved(answer, x, task.settings.factor, "additive", scaling.lowest)
-    return scaling.bounded(answer)
+        return task.consistent_baseline(x, scaling.lowest)
+    return scaling.bounded(task.baselines()[row](x))
 
 
 @dataclass(frozen=True)

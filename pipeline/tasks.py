@@ -108,9 +108,9 @@ class SuperResolution:
             "lanczos": lambda x: lanczos(x, f),
         }
 
-    def consistent_baseline(self, x: Tensor) -> Tensor:
-        """Bicubic, moved to the nearest field whose block means are x."""
-        return conserved(self.baseline(x), x, self.settings.factor, "additive")
+    def consistent_baseline(self, x: Tensor, lowest: Sequence[float | None] = ()) -> Tensor:
+        """Bicubic, moved to the nearest field whose block means are x; lowest: as `conserved`."""
+        return conserved(self.baseline(x), x, self.settings.factor, "additive", lowest)
 
     def geometry(self, frame_shape: tuple[int, int, int]) -> Geometry:
         """Of a window of frames (C, H, W). Raises UserError where the factor does not divide."""
