@@ -150,7 +150,9 @@ def inspect(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(help="Tree of H5 files; NetCDF or PNG files; a JSON list of files."),
+        typer.Argument(
+            help="Tree of H5 files; NetCDF or PNG files; MNIST digits; a JSON list of files."
+        ),
     ] = Path("data/WP"),
     target: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
     codec: Annotated[
@@ -214,6 +216,13 @@ def convert(
     start: Annotated[
         str | None, typer.Option(help="UTC, of the first such frame. Default: 1970-01-01.")
     ] = None,
+    clips: Annotated[
+        int | None, typer.Option(help="MNIST: clips of moving digits from each file. [1000]")
+    ] = None,
+    clip_frames: Annotated[int | None, typer.Option(help="MNIST: frames of a clip. [20]")] = None,
+    digits: Annotated[int | None, typer.Option(help="MNIST: digits in a clip. [2]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="MNIST: side, pixels. [64]")] = None,
+    seed: Annotated[int | None, typer.Option(help="MNIST: of what is drawn. [0]")] = None,
     ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one per core.")
@@ -241,6 +250,8 @@ def convert(
     Example: cli convert data/WP data/WP.zarr
 
     Example: cli convert era5/ rain.zarr --variable tp --accumulate 24h --track-by month
+
+    Example: cli convert mnist/ digits.zarr --clips 2000
     """
     from pipeline import convert as stage
     from pipeline.sources import options as words
@@ -259,6 +270,11 @@ def convert(
         value_range=value_range,
         step=step,
         start=start,
+        clips=clips,
+        clip_frames=clip_frames,
+        digits=digits,
+        image_size=image_size,
+        seed=seed,
     )
     if dry_run:
         planned(source, chosen, options)
@@ -496,11 +512,23 @@ def evaluate(
             "else the wettest, the median and the driest."
         ),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Forecasts: so many steps ahead; beyond the trained ones on its own."
+        ),
+    ] = None,
+    arrays: Annotated[
+        Path | None,
+        typer.Option(help="Folder for inputs, truth and predictions as .npy files, by track."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Score a run on whole tracks that it has not seen, with the baselines beside it.
 
     Example: cli evaluate runs/first --on test
+
+    Example: cli evaluate runs/forecast --steps 24 --arrays runs/forecast/arrays
     """
     from pipeline import evaluate as stage
     from pipeline.reporting.words import count
@@ -516,6 +544,8 @@ def evaluate(
         processes=workers,
         resamples=resamples,
         sites=site or (),
+        steps=steps,
+        arrays=arrays,
     )
     scores = done.scores
     if len(scores.tracks) > 1:
@@ -526,6 +556,9 @@ def evaluate(
         console.print(f"Model minus {scores.baseline}: RMSE {told}")
     else:
         console.print("One track: how far another might score otherwise cannot be said")
+    if scores.is_forecast:
+        step = scores.about["step_seconds"]
+        console.print(lead_table(scores.leads, step, scores.units["rmse"]))
     left_out = f"; {count(done.left_out, 'flagged frame')} left out" if done.left_out else ""
     console.print(
         f"{count(scores.frames, 'frame')} of {count(len(scores.tracks), 'track')}{left_out}; "
@@ -536,6 +569,8 @@ def evaluate(
     if done.sites:
         console.print(f"Sites     {done.sites}")
     which = " --on test" if on == "test" else ""
+    if arrays:
+        console.print(f"Arrays    {arrays}")
     console.print(f"Scores    {done.file}\nNext      cli report {run}{which}")
 
 
@@ -715,6 +750,26 @@ def method_table(rows: dict[str, dict[str, float]], units: dict[str, str]) -> Ta
         for name, unit in units.items()
     }
     return number_table("score", list(rows), lines)
+
+
+SHOWN_LEADS = 12
+
+
+def lead_table(leads: list[dict[str, dict[str, float]]], step: int, unit: str) -> Table:
+    """RMSE by lead time, the methods side by side; of many leads some, evenly."""
+    last = len(leads) - 1
+    some = sorted({round(i * last / max(1, SHOWN_LEADS - 1)) for i in range(SHOWN_LEADS)})
+    lines = {
+        lead_name((lead + 1) * step): [f"{scores['rmse']:.3f}" for scores in leads[lead].values()]
+        for lead in (some if last >= SHOWN_LEADS else range(last + 1))
+    }
+    return number_table(f"rmse [{unit}] after", list(leads[0]), lines)
+
+
+def lead_name(seconds: float) -> str:
+    if seconds % 60:
+        return f"{seconds:g} s"
+    return f"{seconds / 3600:g} h" if seconds % 3600 == 0 else f"{seconds / 60:g} min"
 
 
 def number_table(first: str, heads: list[str], lines: dict[str, list[str]]) -> Table:

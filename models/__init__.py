@@ -31,6 +31,10 @@ class Geometry:
     unit_range: bool = False  # y lies within -1..1
     block_means: bool = False  # every pixel of x is the mean of the block of y that it covers
     floor: float | None = None  # the value of none at all (0 mm), which y is never below
+    # Forecasts: the channel of x that each channel of y continues; () where that is not known
+    continues: tuple[int, ...] = ()
+    # y times this is the log1p of physical units (mm of rain); None: y is not so scaled
+    log_scale: float | None = None
 
 
 class Model(Protocol):

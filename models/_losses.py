@@ -17,13 +17,30 @@ Content = Literal["l1", "mse"]
 Adversarial = Literal["bce", "hinge"]
 
 
-def content_loss(kind: Content, prediction: Tensor, truth: Tensor) -> Tensor:
-    """Mean error of the pixels seen in truth; 0 (with a gradient, of zeros) if there are none."""
+def content_loss(
+    kind: Content | Literal["log_cosh"],
+    prediction: Tensor,
+    truth: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Mean error of the pixels seen in truth; 0 (with a gradient, of zeros) if there are none.
+
+    weight: by what each pixel's error is multiplied first; any value where truth is NaN.
+    """
     seen = ~truth.isnan()
     # masked before the error is taken: the slope of |NaN| is NaN, and NaN × 0 stays NaN
     error = (prediction.float() - truth.float()).where(seen, 0.0)
-    error = error.abs() if kind == "l1" else error.square()
+    error = error.square() if kind == "mse" else error.abs()
+    if kind == "log_cosh":  # log((1 + exp(-2e)) / 2) + e: no overflow, and exact for small e
+        error = error + ((-2 * error).expm1() / 2).log1p()
+    if weight is not None:
+        error = error * weight.where(seen, 0.0)
     return error.sum() / seen.sum().clamp(min=1)
+
+
+def rain_weight(truth: Tensor, log_scale: float, alpha: float, cap: float) -> Tensor:
+    """1 + alpha × mm, float32, of truth × log_scale = log1p(mm); above cap mm it grows no more."""
+    return 1 + alpha * (truth.float() * log_scale).expm1().clamp(0, cap)
 
 
 def judging_loss(

@@ -5,38 +5,17 @@ What evaluate scores and infer writes comes from here, so that both mean the sam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, tasks, tiling
+from pipeline import checkpoint, tiling
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
-from pipeline.scaling import Scaling
-from pipeline.tasks import SuperResolution
-
-MODEL = "model"  # the row beside the baselines' own names
-
-
-def of_model(task: SuperResolution, scaling: Scaling, guess: Tensor, x: Tensor) -> Tensor:
-    """What a model says, in physical units: within bounds, and with the mass that the task asks.
-
-    guess: (B, T, C, H, W) normalised, as a model gives it; x: (B, T, C, h, w), physical units, NaN
-    where missing.
-    """
-    s = task.settings
-    answer = scaling.restore(guess)
-    return tasks.conserved(answer, scaling.filled(x), s.factor, s.conserve_mass, scaling.lowest)
-
-
-def of_baseline(task: SuperResolution, scaling: Scaling, row: str, x: Tensor) -> Tensor:
-    """What interpolation says, in physical units and within bounds; x as of_model takes it."""
-    x = scaling.filled(x)
-    if row == tasks.MEANS:
-        return task.consistent_baseline(x, scaling.lowest)
-    return scaling.bounded(task.baselines()[row](x))
+from pipeline.problem import MODEL
+from pipeline.tasks import Forecast, Task
 
 
 @dataclass(frozen=True)
@@ -46,52 +25,90 @@ class Posed:
     x: Tensor  # NaN where missing
     filled: Tensor  # x normalised, without NaN
     hidden: Tensor  # bool, of the answer's shape: nothing of this pixel was seen
-    truth: Tensor | None  # None: x is as fine as anybody has seen
+    truth: Tensor | None  # None: x is as fine as anybody has seen, or the future is not known
 
 
 class Answers:
     """The rows of a table of scores: the model first, then the baselines, the usual one first."""
 
-    def __init__(self, trained: Checkpoint, device: str = "auto", tile: int = tiling.TILE) -> None:
-        """tile: x pixels; memory is bounded by it. Raises UserError for a missing device."""
-        self.task, self.scaling, self.tile = trained.task, trained.scaling, tile
-        self.factor = trained.settings.task.factor
+    def __init__(
+        self,
+        trained: Checkpoint,
+        device: str = "auto",
+        tile: int = tiling.TILE,
+        steps: int | None = None,
+    ) -> None:
+        """tile: x pixels; memory is bounded by it. steps: future frames, if not as trained.
+
+        Raises UserError for a missing device, and for steps that the model cannot make.
+        """
+        self.problem = problem = replace(trained.problem, task=self.task_of(trained, steps))
+        self.task, self.tile = problem.task, tile
         self.device = checkpoint.usable_device(device)
         self.network = trained.model(self.device)
-        self.rows = [MODEL, *self.task.baselines()]
+        self.rows = problem.rows
+
+    @staticmethod
+    def task_of(trained: Checkpoint, steps: int | None) -> Task:
+        """As trained, or a forecast of so many steps. Raises UserError where it cannot be had."""
+        task = trained.task
+        if steps is None:
+            return task
+        if not isinstance(task, Forecast):
+            raise UserError("steps ahead are for forecasts; this model makes frames finer")
+        return task.longer(steps)
 
     @torch.inference_mode()
-    def posed(self, frames: np.ndarray, *, coarsen: bool) -> Posed:
+    def posed(self, frames: np.ndarray, *, split: bool, donors: np.ndarray | None = None) -> Posed:
         """frames: (T, C, H, W), or several windows (B, T, C, H, W); float32, physical, NaN missing.
 
-        coarsen: make x and the truth of them, as the task does in training; else they are x.
+        split: make x and the truth of them, as the task does in training; else they are x.
+        donors: as frames; what Task.split does with them.
         """
-        windows = frames if frames.ndim == 5 else frames[None]
-        given = torch.from_numpy(windows).to(self.device)
-        x, truth = self.task.split(given) if coarsen else (given, None)
-        f = self.factor
-        hidden = x.isnan().repeat_interleave(f, -2).repeat_interleave(f, -1)
-        return Posed(x, self.scaling.model_input(x), hidden, truth)
+        given = self.windows(frames)
+        if split:
+            x, truth = self.task.split(given, None if donors is None else self.windows(donors))
+            truth = self.task.judged(truth)
+        else:
+            x, truth = self.task.given(given), None
+        return Posed(x, self.problem.x.model_input(x), self.task.hidden(x), truth)
+
+    def windows(self, frames: np.ndarray) -> Tensor:
+        return torch.from_numpy(frames if frames.ndim == 5 else frames[None]).to(self.device)
 
     @torch.inference_mode()
     def of(self, row: str, posed: Posed) -> Tensor:
         """(B, T, C, H, W) physical units, no NaN. Raises UserError when a GPU's memory is short."""
         if row != MODEL:
-            return of_baseline(self.task, self.scaling, row, posed.x)
+            return self.task.judged(self.problem.of_baseline(row, posed.x))
         try:
-            answer = tiling.tiled(
-                self.network,
-                posed.filled,
-                scale=self.factor,
-                reach=self.network.reach,  # type: ignore[arg-type]  # a Model has one
-                tile=self.tile,
-            )
+            answer = self.rolled_out(posed.filled)
         except torch.cuda.OutOfMemoryError:
             raise UserError(
                 f"{self.device}: out of memory with tiles of {self.tile} pixels; "
                 f"try --tile {max(1, self.tile // 2)}"
             ) from None
-        return of_model(self.task, self.scaling, answer, posed.x)
+        return self.task.judged(self.problem.of_model(answer, posed.x))
+
+    def rolled_out(self, x: Tensor) -> Tensor:
+        """The network's answer, normalised; further into the future from its own forecasts."""
+        answer = self.through(x)
+        if not isinstance(self.task, Forecast):
+            return answer
+        steps, past = self.task.settings.future, x.shape[1]
+        while answer.shape[1] < steps:
+            known = torch.cat([x, answer], 1)[:, -past:]
+            answer = torch.cat([answer, self.through(known)], 1)
+        return answer[:, :steps]
+
+    def through(self, x: Tensor) -> Tensor:
+        return tiling.tiled(
+            self.network,
+            x,
+            scale=self.task.scale,
+            reach=self.network.reach,  # type: ignore[arg-type]  # a Model has one
+            tile=self.tile,
+        )
 
 
 def shown(values: Tensor, hidden: Tensor) -> np.ndarray:

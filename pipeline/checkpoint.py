@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import models
 from models import Geometry
 from pipeline import atomic, tasks
 from pipeline.errors import UserError
+from pipeline.problem import Problem
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings
 
@@ -34,6 +36,8 @@ class Data:
     eval: list[str]  # what the best checkpoint was chosen on
     attrs: dict[str, Any]  # licence, attribution, projection, pixel_km
     seen: dict[str, Any] = field(default_factory=dict)  # of train: min, max, satellites
+    grid: dict[str, Any] | None = None  # of the frames, where the task is of a place on it
+    step: int = 0  # seconds between frames, of a forecast; 0: any
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,23 @@ class Checkpoint:
     training: dict[str, Any]  # position, optimizers, random numbers: for --resume
 
     @property
-    def task(self) -> tasks.SuperResolution:
-        training, task = self.settings.training, self.settings.task
-        kind = models.find(self.settings.model_name).TASK
-        return tasks.build(kind, task, training.sequence_length)
+    def task(self) -> tasks.Task:
+        return tasks.build(
+            models.find(self.settings.model_name).TASK,
+            self.settings.task,
+            self.settings.training.sequence_length,
+            self.data.channels,
+            tasks.of_plain(self.data.grid),
+        )
+
+    @property
+    def problem(self) -> Problem:
+        return Problem.of(self.task, self.scaling)
+
+    @property
+    def targets(self) -> list[Mapping[str, Any]]:
+        """The channels of the answers."""
+        return self.problem.channels(self.data.channels)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Module:
         """The model in evaluation mode, with the averaged weights where there are any."""
@@ -130,7 +147,8 @@ def load(path: Path) -> Checkpoint:
             training=plain["training"],
         )
     except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path}: a damaged checkpoint ({error!r})") from None
+        reason = " ".join(repr(error).split())[:200]  # pydantic's own takes several lines
+        raise UserError(f"{path}: a damaged checkpoint ({reason})") from None
 
 
 def in_run(run: Path, which: str) -> Path:

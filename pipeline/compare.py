@@ -269,11 +269,11 @@ def scene_of(
 ) -> Scene:
     """window: (1, C, H, W), physical units; grid: where its pixels lie."""
     first, second = every[:2]
-    posed = answers[0].posed(window, coarsen=True)
+    posed = answers[0].posed(window, split=True)
     assert posed.truth is not None  # coarsened
     truth = shown(posed.truth, posed.hidden)[0]
     fields = [
-        shown(each.of(MODEL, each.posed(window, coarsen=True)), posed.hidden)[0] for each in answers
+        shown(each.of(MODEL, each.posed(window, split=True)), posed.hidden)[0] for each in answers
     ]
     channel, y = first.told["channel"], first.yardstick
     nearer = np.abs(fields[1] - truth) - np.abs(fields[0] - truth)
@@ -293,12 +293,8 @@ def scene_of(
         look=pictures.look(channel, palette, y.hours),
         errors=pictures.error_look(channel, "difference", y.hours),
         unit=y.pixel_units,
-        **place(truth.shape, y, grid, answers[0].factor if interpolated_by_task(answers[0]) else 1),
+        **place(truth.shape, y, grid, round(1 / answers[0].task.side())),
     )
-
-
-def interpolated_by_task(answers: Answers) -> bool:
-    return answers.task.settings.truth == "interpolated"
 
 
 def place(shape: tuple[int, ...], y: Yardstick, grid: Grid | None, finer: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def fetch_rows(address, rows, row_bytes, length):  # type: ignore[no-untyped-def
 
 @compiled
 def turn(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def]
-    """Write rows top..bottom of a crop as columns of `to`, square by square."""
+    """Write rows top..bottom of a square crop as columns of `to`, square by square."""
     side = len(to)
     last = side - 1
     for left in range(0, side, SQUARE):
@@ -80,39 +80,39 @@ def turn(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def
 
 @compiled
 def gather(out, slots, places, orientations):  # type: ignore[no-untyped-def]
-    """Copy n crops into out (B, T, C, side, side) float32, each turned as it is to be.
+    """Copy n crops into out (B, T, C, height, width) float32, each turned as it is to be.
 
     slots: (n,) which sample of `out`. places: (n, 4) int64: the address of a crop's first pixel,
     and the bytes from there to the next frame, channel and row. orientations: (n,), as in
-    `oriented`. The caller answers for the addresses: mapped float32, wide enough.
+    `oriented`; a quarter turn only of squares. The caller answers for the addresses: mapped
+    float32, wide enough.
     """
-    _, T, C, side, _ = out.shape
+    _, T, C, height, width = out.shape
     each = T * C
-    last = side - 1
     for i in range(len(slots) * each):
         n, t, c = i // each, i // C % T, i % C
         start = places[n, 0] + t * places[n, 1] + c * places[n, 2]
         row_bytes = places[n, 3]
         to = out[slots[n], t, c]
         way = orientations[n]
-        for top in range(0, side, ROWS):
-            bottom = min(top + ROWS, side)
-            if bottom < side:
-                rows = min(ROWS, side - bottom)
-                fetch_rows(start + bottom * row_bytes, rows, row_bytes, side * 4)
+        for top in range(0, height, ROWS):
+            bottom = min(top + ROWS, height)
+            if bottom < height:
+                rows = min(ROWS, height - bottom)
+                fetch_rows(start + bottom * row_bytes, rows, row_bytes, width * 4)
             elif i + 1 < len(slots) * each:  # the first rows of the next crop
                 n, t, c = (i + 1) // each, (i + 1) // C % T, (i + 1) % C
                 there = places[n, 0] + t * places[n, 1] + c * places[n, 2]
-                fetch_rows(there, min(ROWS, side), places[n, 3], side * 4)
+                fetch_rows(there, min(ROWS, height), places[n, 3], width * 4)
             if way & TURNED:
                 turn(to, start, row_bytes, top, bottom, way)
                 continue
             for y in range(top, bottom):
-                row = to[np.uintp(last - y if way & UPSIDE_DOWN else y)]
-                source = carray(pixel(start + y * row_bytes), (side,))
+                row = to[np.uintp(height - 1 - y if way & UPSIDE_DOWN else y)]
+                source = carray(pixel(start + y * row_bytes), (width,))
                 if way & MIRRORED:
-                    for x in range(side):
-                        row[np.uintp(last - x)] = source[np.uintp(x)]
+                    for x in range(width):
+                        row[np.uintp(width - 1 - x)] = source[np.uintp(x)]
                 else:
-                    for x in range(side):
+                    for x in range(width):
                         row[np.uintp(x)] = source[np.uintp(x)]

@@ -16,14 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import checkpoint, inputs, manifest, raw_tree, resampling, score_files, store, workers
-from pipeline.answers import Answers
+from pipeline import (
+    checkpoint,
+    inputs,
+    manifest,
+    raw_tree,
+    resampling,
+    score_files,
+    store,
+    tasks,
+    workers,
+)
+from pipeline.answers import MODEL, Answers
+from pipeline.arrays import Arrays
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scorecard import TRUTH, Judge, Yardstick
 from pipeline.scores import FrameScores, Scores, TrackScores
 from pipeline.sites import Site, chosen
+from pipeline.tasks import Task
 from pipeline.windows import usual_step
 
 
@@ -49,6 +61,8 @@ class Job:
     device: str
     yardstick: Yardstick
     batch_size: int
+    steps: int | None = None  # future frames, if not as trained
+    arrays: Path | None = None  # where to keep what is scored
     sites: tuple[Site, ...] = ()
 
 
@@ -65,6 +79,8 @@ def evaluate(
     resamples: int = resampling.RESAMPLES,
     seed: int = 0,
     sites: Sequence[str] = (),
+    steps: int | None = None,
+    arrays: Path | None = None,
 ) -> Evaluation:
     """Score a run's checkpoint on every usable frame of the split's eval or test tracks.
 
@@ -72,6 +88,8 @@ def evaluate(
     through the model together. Neither that nor the number of processes changes a score beyond
     rounding. resamples, seed: of the intervals. sites: places `latitude,longitude` or
     `@row,column` to follow date by date; of rain the wettest, the median and the driest otherwise.
+    steps: of a forecast, how many ahead, if not as trained; the model goes on from its own.
+    arrays: a folder for inputs, truth and predictions, as `Arrays` keeps them.
     Writes scores.json, scores.csv and the sums behind them into the run folder, and of sites their
     series and a picture. Raises UserError for a run, store or split that is missing or does not
     belong.
@@ -89,16 +107,17 @@ def evaluate(
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
     tracks = {id: opened.track(id) for id in ids}
     yardstick = yardstick_of(trained, opened, tracks.values())
-    length = trained.task.scored_window
+    task = Answers.task_of(trained, steps)
+    length = task.scored_window
     fit = {id: track for id, track in tracks.items() if len(track.windows(length))}
     if not fit:
         raise UserError(
             f"{opened.path}: no usable frame in the {on} tracks {store.few(ids)}; set others aside"
         )
-    refuse_small(trained, fit.values())
+    refuse_unfit(trained, task, fit.values())
     followed: list[Site] = []
     if sites or yardstick.is_rain:
-        followed = chosen(list(fit.values()), trained.task, sites)
+        followed = chosen(list(fit.values()), task, sites)
     jobs = {
         id: Job(
             track=track,
@@ -107,13 +126,15 @@ def evaluate(
             device=device,
             yardstick=yardstick,
             batch_size=batch_size,
+            steps=steps,
+            arrays=arrays,
             sites=tuple(followed),
         )
         for id, track in fit.items()
     }
     total = sum(len(tracks[id].windows(length)) for id in jobs)
     begun = time.monotonic()
-    with progress("evaluate", total, "frames") as advance:
+    with progress("evaluate", total, "windows" if length > 1 else "frames") as advance:
         done = dict(workers.for_each(score_track, jobs, advance, processes))
     seconds = time.monotonic() - begun
     left_out = sum(int((track.flag != 0).sum()) for track in tracks.values())
@@ -121,7 +142,7 @@ def evaluate(
         yardstick=yardstick,
         by_track={id: done[id] for id in jobs},
         about={
-            **about(trained, which, opened),
+            **about(trained, task, which, opened),
             "on": on,
             "frames_left_out": left_out,
             "tracks_left_out": [id for id in ids if id not in fit],
@@ -155,13 +176,6 @@ def notes(scores: Scores) -> list[str]:
     return made
 
 
-def truth_of(trained: Checkpoint, opened: store.Store) -> str:
-    """Native or interpolated: by the task, or already by the conversion, onto a finer grid."""
-    native, side = (opened.attrs.get(key) for key in ("native_grid_degrees", "grid_degrees"))
-    finer = native and side and side < 0.999 * native
-    return "interpolated" if finer else trained.settings.task.truth
-
-
 def yardstick_of(
     trained: Checkpoint, opened: store.Store, tracks: Iterable[store.Track]
 ) -> Yardstick:
@@ -170,63 +184,80 @@ def yardstick_of(
     if not attrs.get("accumulation_hours"):
         steps = [usual_step(track.times) for track in tracks]
         attrs["accumulation_hours"] = max(steps, default=0) / 3600
-    task = trained.settings.task
-    finer = task.factor if task.truth == "interpolated" else 1
-    return Yardstick.of(trained.data.channels, attrs, finer)
+    return Yardstick.of(trained.targets, attrs, trained.task.side())
 
 
-def refuse_small(trained: Checkpoint, tracks: Iterable[store.Track]) -> None:
-    """Raises UserError for frames of which nothing is left when they are made coarse."""
-    task = trained.settings.task
+def refuse_unfit(trained: Checkpoint, task: Task, tracks: Iterable[store.Track]) -> None:
+    """Raises UserError for frames too small for the task, in another place, or of another step."""
+    grid, step = tasks.of_plain(trained.data.grid), trained.data.step
     for track in tracks:
-        _, H, W = track.shape
-        if task.truth == "native" and min(H, W) < task.factor:
+        where = track.store / track.id
+        try:
+            task.refuse(track.shape)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if task.located and not tasks.same_grid(grid, track.grid):
+            raise UserError(f"{where}: its grid is {track.grid}; the model was trained on {grid}")
+        if step and (its := usual_step(track.times)) != step:
             raise UserError(
-                f"{track.store / track.id}: {H}x{W} pixels cannot be coarsened {task.factor} times"
+                f"{where}: a frame every {its / 3600:g} h; the model forecasts steps of "
+                f"{step / 3600:g} h"
             )
 
 
-def about(trained: Checkpoint, which: str, opened: store.Store) -> dict[str, object]:
+def about(trained: Checkpoint, task: Task, which: str, opened: store.Store) -> dict[str, object]:
     """What the scores depend on, beside the tracks."""
+    told = task.about()
+    # Native or interpolated: by the task, or already by the conversion, onto a finer grid.
+    native, side = (opened.attrs.get(key) for key in ("native_grid_degrees", "grid_degrees"))
+    if native and side and side < 0.999 * native:
+        told["truth"] = "interpolated"
     return {
         "model_name": trained.settings.model_name,
         "checkpoint": which,
         "epoch": trained.training["position"]["epoch"],
         "step": trained.training["position"]["step"],
-        "factor": trained.settings.task.factor,
-        "coarsening": trained.settings.task.coarsening,
-        "truth": truth_of(trained, opened),
-        "conserve_mass": trained.settings.task.conserve_mass,
+        "task": task.kind,
+        **told,
+        "step_seconds": trained.data.step,
         "store": str(opened.path.resolve()),
         "manifest_hash": opened.manifest_hash,
         "trained_manifest_hash": trained.data.manifest_hash,
         "trained_on": trained.data.train,
         "chosen_on": trained.data.eval,
-        "channel": trained.data.channels[0],
+        "channel": trained.targets[0],
     }
 
 
 def score_track(job: Job, advance: Callable[..., None]) -> TrackScores:
     """Every usable frame of one track."""
-    answers = answers_of(job.checkpoint, job.written, job.device)
-    track, length = job.track, answers.task.scored_window
+    answers = answers_of(job.checkpoint, job.written, job.device, job.steps)
+    track, task = job.track, answers.task
+    length, leads = task.scored_window, task.scored_window - task.first
     times, satellites = track.times, track.satellites
     joined = set(track.windows(2).tolist())  # the frames that another follows one step later
-    judge = Judge(job.yardstick, answers.rows, length)
+    judge = Judge(job.yardstick, answers.rows, leads)
     done = TrackScores(judge.cards)
     firsts = track.windows(length)
-    for some in np.split(firsts, range(job.batch_size, len(firsts), job.batch_size)):
-        windows = np.stack([track.checked(int(first), length) for first in some])
-        posed = answers.posed(windows, coarsen=True)
-        assert posed.truth is not None  # coarsened
+    kept = Arrays(job.arrays / track.id, len(firsts)) if job.arrays else None
+    others = np.roll(firsts, len(firsts) // 2)  # as far away in time as the track reaches
+    for some in np.split(
+        np.arange(len(firsts)), range(job.batch_size, len(firsts), job.batch_size)
+    ):
+        windows = read(track, firsts[some], length)
+        donors = read(track, others[some], length) if task.borrows else None
+        posed = answers.posed(windows, split=True, donors=donors)
+        assert posed.truth is not None  # split
         fields = {row: answers.of(row, posed) for row in answers.rows}
-        for i, first in enumerate(some.tolist()):
-            for lead in range(length):
-                number = first + lead
+        if kept:
+            kept.put(inputs=posed.x, truth=posed.truth, predictions=fields[MODEL])
+        for i, first in enumerate(firsts[some].tolist()):
+            for lead in range(leads):
+                number = first + task.first + lead
                 errors = judge.frame(
                     {row: field[i, lead] for row, field in fields.items()},
                     posed.truth[i, lead],
-                    follows=number - 1 in joined and (lead > 0 or length == 1),
+                    follows=number - 1 in joined and (lead > 0 or leads == 1),
                     lead=lead,
                 )
                 done.frames.append(
@@ -240,7 +271,14 @@ def score_track(job: Job, advance: Callable[..., None]) -> TrackScores:
                     )
                 )
         advance(len(some), track.id)
+    if kept:
+        kept.finish(times=times[firsts[:, None] + task.first + np.arange(leads)])
     return done
+
+
+def read(track: store.Track, firsts: np.ndarray, length: int) -> np.ndarray:
+    """The windows that begin there, (B, T, C, H, W)."""
+    return np.stack([track.checked(int(first), length) for first in firsts])
 
 
 def at_sites(
@@ -254,8 +292,8 @@ def at_sites(
 
 
 @lru_cache(maxsize=1)
-def answers_of(file: Path, written: int, device: str) -> Answers:
+def answers_of(file: Path, written: int, device: str, steps: int | None) -> Answers:
     """The checkpoint's model, loaded once for all tracks that this process scores."""
     if parent_process() is not None:  # beside others: as many threads in all as there are cores
         torch.set_num_threads(1)
-    return Answers(checkpoint.load(file), device)
+    return Answers(checkpoint.load(file), device, steps=steps)

@@ -97,7 +97,7 @@ def kind_of(path: Path) -> str:
             f"{path}: is an output of `cli infer`, which xarray and QGIS open; {EXPECTED}"
         )
     if not path.is_dir():
-        if sources.format_of(path) == "netcdf":  # which may be HDF5 too
+        if sources.format_of(path) in ("netcdf", "moving_mnist"):  # the first may be HDF5 too
             return "tree"
         if raw_file.is_hdf5(path):
             return "file"

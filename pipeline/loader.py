@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline import paging
 from pipeline.ahead import made_ahead
-from pipeline.crops import ORIENTATIONS, gather, oriented
+from pipeline.crops import ORIENTATIONS, TURNED, gather, oriented
 from pipeline.errors import UserError
 from pipeline.maps import PIXEL, Maps
 from pipeline.paging import ReadAhead
@@ -44,8 +44,9 @@ class Crops:
 class Loader:
     """Batches (B, T, C, h, w) float32 in physical units, NaN where missing.
 
-    tracks: of one channel count, each at least patch x patch pixels; window: frames per sample;
-    batch: samples. An epoch shows every window crops_per_window times, each time another crop.
+    tracks: of one channel count, each at least patch x patch pixels; without a patch whole frames,
+    all of one size; window: frames per sample; batch: samples. An epoch shows every window
+    crops_per_window times, each time another crop.
     A last batch that would be smaller is left out, unless it is the only one, and so are windows
     that do not fill a round of ranks: other ones in every epoch.
     threads: that cut batches ahead; 0: none is cut before it is asked for. read_ahead: ask the disk
@@ -59,7 +60,7 @@ class Loader:
         tracks: Sequence[Track],
         *,
         window: int,
-        patch: int,
+        patch: int | None,
         batch: int,
         crops_per_window: int = 1,
         augment: bool = True,
@@ -70,10 +71,13 @@ class Loader:
         read_ahead: ReadAhead = "auto",
         pinned: bool = False,
     ) -> None:
-        check_patch(tracks, patch)
+        self.height, self.width = crop_size(tracks, patch)
         self.tracks = list(tracks)
-        self.window, self.patch, self.batch = window, patch, batch
-        self.augment, self.seed, self.rank, self.ranks = augment, seed, rank, ranks
+        self.window, self.batch = window, batch
+        self.orientations = 1
+        if augment:  # a quarter turn of what is not square would not fit
+            self.orientations = ORIENTATIONS if self.height == self.width else TURNED
+        self.seed, self.rank, self.ranks = seed, rank, ranks
         self.threads, self.read_ahead, self.pinned = threads, read_ahead, pinned
         self.windows = windows_of(self.tracks, window)
         if not len(self.windows):
@@ -91,7 +95,7 @@ class Loader:
         allow_open_files(len(self.tracks))
         self.sizes = np.array([track.shape[1:] for track in self.tracks])
         self.maps = Maps(self.tracks)
-        sample = (window, tracks[0].shape[0], patch, patch)
+        sample = (window, tracks[0].shape[0], self.height, self.width)
         self.together = max(1, TOGETHER // (PIXEL * batch * math.prod(sample)))  # batches
         self.memory = Memory((self.together * batch, *sample), pinned)
 
@@ -106,8 +110,8 @@ class Loader:
         own = np.random.default_rng([self.seed, epoch, self.rank + 1])
         window = order % len(self.windows)
         sizes = self.sizes[self.windows[window, 0]]
-        top, left = own.integers(0, sizes.T - self.patch + 1)
-        turns = own.integers(0, ORIENTATIONS if self.augment else 1, self.samples)
+        top, left = own.integers(0, sizes.T - [[self.height], [self.width]] + 1)
+        turns = own.integers(0, self.orientations, self.samples)
         return Crops(window, top, left, turns)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
@@ -137,7 +141,7 @@ class Loader:
         return np.arange(first, min(end, self.samples))
 
     def cut(self, crops: Crops, chosen: np.ndarray) -> Tensor:
-        """Cut the chosen samples: (len(chosen), T, C, patch, patch).
+        """Cut the chosen samples: (len(chosen), T, C, height, width).
 
         Raises UserError naming the frames of a compressed store that are damaged; mapped ones are
         not looked at.
@@ -147,11 +151,10 @@ class Loader:
         turns = crops.orientation[chosen]
         slots = np.flatnonzero(mapped)
         gather(out, slots, places[slots], turns[slots])
-        side = self.patch
         for slot in np.flatnonzero(~mapped):
             number, first = self.windows[crops.window[chosen[slot]]].tolist()
             top, left = int(crops.top[chosen[slot]]), int(crops.left[chosen[slot]])
-            frames = self.tracks[number].cut(first, self.window, top, left, side)
+            frames = self.tracks[number].cut(first, self.window, top, left, self.height, self.width)
             out[slot] = oriented(frames, int(turns[slot]))
         return torch.from_numpy(out)
 
@@ -170,7 +173,7 @@ class Loader:
         C = self.tracks[0].shape[0]
         steps = np.stack(np.meshgrid(np.arange(self.window), np.arange(C))).reshape(2, -1)
         starts = start[:, None] + frame[:, None] * steps[0] + channel[:, None] * steps[1]
-        lengths = (self.patch - 1) * row + self.patch * PIXEL
+        lengths = (self.height - 1) * row + self.width * PIXEL
         return starts.ravel(), np.repeat(lengths, steps.shape[1])
 
     def ask_for(self, crops: Crops, positions: range) -> None:
@@ -200,24 +203,36 @@ def windows_of(tracks: Sequence[Track], length: int) -> np.ndarray:
     return np.concatenate(rows) if rows else np.empty((0, 2), np.int64)
 
 
-def check_patch(tracks: Sequence[Track], patch: int) -> None:
-    """Raises UserError for frames smaller than the patch, or of another channel count."""
+def crop_size(tracks: Sequence[Track], patch: int | None) -> tuple[int, int]:
+    """Height and width of what is cut.
+
+    Raises UserError for frames smaller than the patch, of several sizes where whole ones are
+    wanted, or of another channel count.
+    """
+    first = tracks[0]
     for track in tracks:
         C, H, W = track.shape
-        if min(H, W) < patch:
+        if patch and min(H, W) < patch:
             raise UserError(
                 f"training.patch_size {patch} is larger than the {H}x{W} frames of track "
                 f"{track.id}; choose at most {min(H, W)}"
             )
-        if tracks[0].shape[0] != C:
+        if not patch and first.shape[1:] != (H, W):
+            h, w = first.shape[1:]
             raise UserError(
-                f"track {track.id} has {C} channels, {tracks[0].id} has {tracks[0].shape[0]}; "
+                f"track {track.id} has frames of {H}x{W} pixels, {first.id} of {h}x{w}; "
+                "set training.patch_size, or train on tracks of one size"
+            )
+        if first.shape[0] != C:
+            raise UserError(
+                f"track {track.id} has {C} channels, {first.id} has {first.shape[0]}; "
                 "one training needs the same in all"
             )
+    return (patch, patch) if patch else first.shape[1:]
 
 
-def fixed_crops(tracks: Sequence[Track], *, window: int, patch: int, count: int) -> Tensor:
-    """The same crops at every call, spread evenly over all windows: (count, T, C, patch, patch).
+def fixed_crops(tracks: Sequence[Track], *, window: int, patch: int | None, count: int) -> Tensor:
+    """The same crops at every call, spread evenly over all windows: (count, T, C, h, w).
 
     Fewer than `count` where the tracks have fewer windows. Raises UserError as Loader does.
     """

@@ -112,7 +112,7 @@ class Maker:
     def part(self, frame: np.ndarray) -> Part:
         """One frame of the output. frame: (C, H, W) float32, physical units, NaN where missing."""
         product = self.product
-        posed = self.answers.posed(frame[None], coarsen=product.mode == "check")
+        posed = self.answers.posed(frame[None], split=product.mode == "check")
         made = {MODEL: self.answers.of(MODEL, posed)}
         sums = {}
         if self.crew:

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.forecasts import Place
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import Layout
+from pipeline.tasks import SuperResolutionSettings
 
 Mode = Literal["enhance", "check"]
 # What a field shows, beside MODEL and the baseline's own name.
@@ -52,7 +53,7 @@ class Product:
         members: Sequence[str] = (),
     ) -> Product:
         """Raises UserError for frames too small to be made coarse, channels without one score."""
-        task, channels = trained.settings.task, trained.data.channels
+        task, channels = settings_of(trained), trained.data.channels
         f, (_, H, W) = task.factor, footage.shape
         notes = []
         if mode == "enhance":
@@ -190,6 +191,12 @@ class Product:
         return {MODEL: self.model, ENSEMBLE: "the ensemble's mean"}.get(row, row)
 
 
+def settings_of(trained: Checkpoint) -> SuperResolutionSettings:
+    settings = trained.settings.task
+    assert isinstance(settings, SuperResolutionSettings)  # infer makes forecasts otherwise
+    return settings
+
+
 def placed(trained: Checkpoint, footage: Footage, finer: int, shape: tuple[int, int]) -> Place:
     """Where an output's pixels lie, so many times finer than the input's; shape: (H, W) of it.
 
@@ -244,12 +251,12 @@ def about(
         sides = {"km": "pixel_km", "deg": "grid_degrees"}
         comment = enhanced(product, theirs.get(sides.get(product.unit, "")))
     else:
-        how = trained.settings.task.coarsening
+        how = settings_of(trained).coarsening
         comment = (
             f"The observed frames were coarsened {f} times ({how}) and restored; the variables "
             f"whose names end in {product.baseline} and {TRUTH} are what to compare with."
         )
-    if trained.settings.task.conserve_mass != "none":
+    if settings_of(trained).conserve_mass != "none":
         comment += f" The mean of every {f}x{f} pixels is the coarse value that they come from."
     attribution = joined(ours.get("attribution"), theirs.get("attribution"))
     done = f"coarsened {f} times and restored by"

@@ -164,8 +164,10 @@ class Unconverted(Track):
             quality.examine(frame, channels)
         return out
 
-    def cut(self, first: int, count: int, top: int, left: int, side: int) -> np.ndarray:
-        return self.checked(first, count)[..., top : top + side, left : left + side]
+    def cut(
+        self, first: int, count: int, top: int, left: int, height: int, width: int
+    ) -> np.ndarray:
+        return self.checked(first, count)[..., top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)

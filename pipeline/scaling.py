@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models import Geometry
     from pipeline.manifest import Statistics
 
-KINDS = ("auto", "range", "log1p", "standard")
+KINDS = ("auto", "range", "log1p", "standard", "weather")
 RAIN = "mm"  # of a channel of rain, per time step: never below 0, sparse and heavy-tailed
 
 
@@ -85,13 +85,25 @@ class Scaling:
 
     def geometry(self, of: Geometry) -> Geometry:
         """With what a model may know of its values: see models.Geometry."""
+        alike = set(zip(self.kinds, self.scale, strict=True))
         floors = {None if low is None else self.number(i, low) for i, low in enumerate(self.lowest)}
         return replace(
             of,
             unit_range=set(self.kinds) == {"range"},
             block_means=of.block_means and self.linear,
             floor=floors.pop() if len(floors) == 1 else None,
+            log_scale=self.scale[0] if len(alike) == 1 and not self.linear else None,
         )
+
+    def only(self, channels: Sequence[int]) -> Scaling:
+        """Of some of the channels, in this order."""
+        if tuple(channels) == tuple(range(len(self.kinds))):
+            return self
+        picked = {
+            name: tuple(values[i] for i in channels) if values else values
+            for name, values in vars(self).items()
+        }
+        return Scaling(**picked)
 
     def number(self, channel: int, value: float) -> float:
         """One physical value, normalised."""
@@ -134,13 +146,16 @@ def fit(kind: str, channels: Sequence[Mapping[str, Any]], statistics: Statistics
     range: each channel's valid range becomes -1..1, whatever the data. standard: the training
     tracks' mean and standard deviation become 0 and 1. log1p: of log(1 + value), 0 stays 0 and the
     training tracks' largest value becomes 1; so a border of zeros is a border without rain. auto:
-    log1p for rain, range for all else. A missing pixel takes the training mean.
+    log1p for rain, range for all else; weather: log1p for rain, standard for all else. A missing
+    pixel takes the training mean.
     Raises UserError for channels that a kind cannot scale.
     """
     if kind not in KINDS:
         raise UserError(f"no scaling {kind!r}; the scalings are {', '.join(KINDS)}")
+    others = {"auto": "range", "weather": "standard"}
     kinds = tuple(
-        kind if kind != "auto" else "log1p" if is_rain(channel) else "range" for channel in channels
+        "log1p" if kind in others and is_rain(channel) else others.get(kind, kind)
+        for channel in channels
     )
     pairs = [
         FITS[each](channel, statistics, i)

@@ -79,7 +79,7 @@ class Shots:
             for name, number_of_channel, what, _ in product.fields()
             if number_of_channel == 0
         }
-        posed = self.answers.posed(self.footage.read(number)[None], coarsen=product.mode == "check")
+        posed = self.answers.posed(self.footage.read(number)[None], split=product.mode == "check")
         coarse = posed.x[0, 0, 0].cpu().numpy()
         at = f"{product.pixel:g} {product.unit}"
         differences = drawing.error_look(channel, "error", self.hours)

@@ -23,7 +23,7 @@ from pipeline.tasks import INTERPOLATED
 
 NAMES = {"eval": "scores", "test": "scores-test"}
 PER_FRAME = ("rmse", "mae", "bias", "psnr", "ssim")
-FORMAT, SUMS_FORMAT = "eddy scores 2", "eddy sums 2"
+FORMAT, SUMS_FORMAT = "eddy scores 3", "eddy sums 2"
 # what scores.json must hold beside a table for each of its rows
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     "id": str,
@@ -43,8 +43,7 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "checkpoint": str,
     "epoch": int,
     "step": int,
-    "factor": int,
-    "truth": str,
+    "task": str,
     "store": str,
     "manifest_hash": str,
     "trained_manifest_hash": str,
@@ -139,7 +138,7 @@ def scored(run: Path, on: str, limit: str) -> tuple[dict[str, Any], Checkpoint]:
     """
     checkpoint.refuse_missing(run)
     told = read(run, on)
-    if "lead_times" in told:
+    if told["task"] == "forecast":
         raise UserError(f"{run}: forecasts frames; {limit}")
     trained = checkpoint.load(checkpoint.in_run(run, told["checkpoint"]))
     refuse_stale(run, on, trained, told)
@@ -226,7 +225,6 @@ def summary(scores: Scores) -> dict[str, Any]:
     """scores.json: a row of scores per method, and beside them all that they depend on."""
     names = list(scores.units)
     y = scores.yardstick
-    leads = scores.leads
     return {
         **finite(scores.rows),
         "rows": list(scores.rows),
@@ -243,9 +241,22 @@ def summary(scores: Scores) -> dict[str, Any]:
         **scores.about,
         "tracks": finite(scores.tracks),
         "track_frames": {id: len(track.frames) for id, track in scores.by_track.items()},
-        **({"lead_times": finite(leads)} if len(leads) > 1 else {}),
-        "by_frame": {id: frame_by_frame(track) for id, track in scores.by_track.items()},
+        **by_lead(scores),
+        "by_frame": {
+            id: frame_by_frame(track, scores.is_forecast) for id, track in scores.by_track.items()
+        },
         "curves": curves(scores.cards, y),
+    }
+
+
+def by_lead(scores: Scores) -> dict[str, Any]:
+    """Of a forecast: a table per lead time, and how long ahead each is; else nothing."""
+    if not scores.is_forecast:
+        return {}
+    step = scores.about["step_seconds"]
+    return {
+        "lead_times": finite(scores.leads),
+        "lead_seconds": [step * (lead + 1) for lead in range(len(scores.leads))],
     }
 
 
@@ -289,11 +300,11 @@ def intervals(scores: Scores) -> dict[str, Any]:
     }
 
 
-def frame_by_frame(track: TrackScores) -> dict[str, Any]:
+def frame_by_frame(track: TrackScores, forecast: bool) -> dict[str, Any]:
     """Columns, a value for each frame, at each lead time where there are several."""
     frames = track.frames
     each = {row: [f.errors[row].scores() for f in frames] for row in frames[0].errors}
-    leads = {"lead": [f.lead for f in frames]} if len(track.cards) > 1 else {}
+    leads = {"lead": [f.lead for f in frames]} if forecast else {}
     return {
         "frame": [f.number for f in frames],
         **leads,
@@ -312,7 +323,7 @@ def table_of(scores: Scores) -> pd.DataFrame:
     for id, track in scores.by_track.items():
         for frame in track.frames:
             where = {"of": "frame", "track": id, "frame": frame.number, "time": utc(frame.time)}
-            if len(track.cards) > 1:
+            if scores.is_forecast:
                 where["lead"] = frame.lead
             for row, errors in frame.errors.items():
                 lines.append({**where, "method": row, **errors.scores()})

@@ -17,6 +17,7 @@ from pipeline.metrics import (
     Distribution,
     Errors,
     FractionsSkill,
+    FrameErrors,
     Motion,
     RadialProfile,
     Rain,
@@ -38,7 +39,17 @@ DRIEST, WETTEST, BINS = 1e-3, 1e4, 600
 WINDOW = 3  # consecutive frames whose standard deviation in time is compared
 TRUTH = "truth"  # beside the methods' names
 CURVES = (Distribution, RadialProfile)  # not what a score is made of
-SCORED = (Errors, Spectra, Motion, Variability, ColdClouds, Contingency, FractionsSkill, Rain)
+SCORED = (
+    Errors,
+    FrameErrors,
+    Spectra,
+    Motion,
+    Variability,
+    ColdClouds,
+    Contingency,
+    FractionsSkill,
+    Rain,
+)
 KINDS: dict[str, type[Sums]] = {kind.__name__: kind for kind in (*SCORED, *CURVES)}
 
 
@@ -55,9 +66,9 @@ class Yardstick:
 
     @classmethod
     def of(
-        cls, channels: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any], finer: int = 1
+        cls, channels: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any], pixels: float = 1
     ) -> Yardstick:
-        """As a store describes its channels and itself; finer: than the store the truth is.
+        """As a store describes its channels and itself; pixels: of it, one of the truth is wide.
 
         Raises UserError where one score cannot serve all channels.
         """
@@ -70,7 +81,7 @@ class Yardstick:
             low=float(low),
             high=float(high),
             units=first["units"],
-            pixel=side / finer,
+            pixel=side * pixels,
             pixel_units=side_units,
             hours=float(hours) if hours and is_rain(first) else None,
         )
@@ -83,6 +94,11 @@ class Yardstick:
     @property
     def is_temperature(self) -> bool:
         return self.units == "K"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether these are pictures without a unit, which the literature scores in its own way."""
+        return self.units == "1"
 
     @property
     def is_rain(self) -> bool:
@@ -122,7 +138,10 @@ class Card:
 
     def scores(self, yardstick: Yardstick) -> dict[str, float]:
         """By name, in the order of a table; NaN where undefined."""
-        found = {**self.part(Errors).scores(), **self.part(Spectra).scores(yardstick.pixel)}
+        found = self.part(Errors).scores()
+        if yardstick.is_plain:
+            found |= self.part(FrameErrors).scores()
+        found |= self.part(Spectra).scores(yardstick.pixel)
         if not yardstick.is_rain:  # which forms and fades between two frames, rather than moving
             found |= self.part(Motion).scores()
         found |= self.part(Variability).scores()
@@ -192,6 +211,8 @@ class Judge:
                 Spectra.of_power(metrics.power(answer), power, (H, W)),
                 self.distribution(answer, truth),
             ]
+            if y.is_plain:
+                found.append(FrameErrors.of(answer, truth, y.low, y.high))
             if y.is_centred:
                 found.append(RadialProfile.of(answer, truth))
             if cold is not None:

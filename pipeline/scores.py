@@ -57,6 +57,11 @@ class Scores:
         return {row: sum((cards[row] for cards in every), Card()) for row in every[0]}
 
     @property
+    def is_forecast(self) -> bool:
+        """Whether frames were scored at lead times."""
+        return bool(self.about["task"] == "forecast")
+
+    @property
     def baseline(self) -> str:
         """What a model must beat."""
         return list(self.cards)[1]

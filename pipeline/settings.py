@@ -20,13 +20,15 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 import models
-from pipeline import atomic, manifest
+from pipeline import atomic, manifest, tasks
 from pipeline.errors import UsageError, UserError
 from pipeline.paging import ReadAhead
-from pipeline.tasks import TaskSettings
+from pipeline.tasks import ForecastSettings, SuperResolutionSettings
 
 # The keys of the TempoGAN specification's config.json, where ours lie elsewhere ...
 ALIASES = {
@@ -70,8 +72,9 @@ class ScalingSettings(BaseModel, frozen=True, extra="forbid"):
     """How physical units become numbers near 1."""
 
     # range: valid range -> -1..1; standard: z-score; log1p: log(1 + value), 0 -> 0 and the training
-    # tracks' maximum -> 1; auto: log1p for rain (units mm), range for all else
-    kind: Literal["auto", "range", "log1p", "standard"] = "auto"
+    # tracks' maximum -> 1; auto: log1p for rain (units mm), range for all else; weather: log1p for
+    # rain, standard for all else
+    kind: Literal["auto", "range", "log1p", "standard", "weather"] = "auto"
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid"):
@@ -79,17 +82,21 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
 
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 8  # windows per step
-    patch_size: PositiveInt = 128  # high-resolution pixels; side of a random crop
-    sequence_length: PositiveInt = 3  # frames per window
+    # Side of a random crop, pixels of the store; null: whole frames
+    patch_size: PositiveInt | None = 128
+    sequence_length: PositiveInt = 3  # frames per window; of a forecast task.past + task.future
     crops_per_window: PositiveInt = 1  # per epoch: more for small data sets
     augment: bool = True  # one of 8 flips and rotations for all frames of a window
     accumulate: PositiveInt = 1  # batches per optimizer step
-    lr: PositiveFloat = 5e-4  # Adam, every player
+    optimizer: Literal["adam", "adamw"] = "adam"  # of every player
+    weight_decay: NonNegativeFloat = 0.0  # adamw's usual: 0.01
+    lr: PositiveFloat = 5e-4  # every player's; of onecycle the highest
     lr_of: dict[str, PositiveFloat] = {}  # by player, instead of lr
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    # cosine: to 1 % of lr at the last step; halve: times `drop` at each of the milestones
-    schedule: Literal["constant", "cosine", "halve"] = "cosine"
+    # cosine: to 1 % of lr at the last step; halve: times `drop` at each of the milestones;
+    # onecycle: up in the first 30 % of the steps, then down to nothing, beta1 the other way
+    schedule: Literal["constant", "cosine", "halve", "onecycle"] = "cosine"
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)  # fractions of all steps
     drop: Annotated[float, Field(gt=0, le=1)] = 0.5
     clip: NonNegativeFloat = 1.0  # largest gradient norm of a player; 0: off
@@ -98,7 +105,8 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     seed: NonNegativeInt = 0
     log_every_steps: PositiveInt = 20
-    validation_crops: PositiveInt = 32  # the same ones after every epoch
+    validation_crops: PositiveInt = 32  # the same ones every time
+    validate_every_steps: NonNegativeInt = 0  # beside every epoch's end; 0: off
     checkpoint_every_steps: NonNegativeInt = 1000  # the last one, beside every epoch's end; 0: off
     checkpoint_every_epochs: NonNegativeInt = 0  # kept beside last and best; 0: none
     patience: NonNegativeInt = 0  # epochs without a better validation score; 0: never stop early
@@ -108,10 +116,16 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     """Everything that decides a training run."""
 
     model: dict[str, Any] = {"name": "tempogan"}  # name, and that model's own Settings
-    task: TaskSettings = TaskSettings()
+    task: SuperResolutionSettings | ForecastSettings = SuperResolutionSettings()  # by the model
     data: DataSettings = DataSettings()
     scaling: ScalingSettings = ScalingSettings()
     training: TrainSettings = TrainSettings()
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _of_the_model(cls, given: Any, info: ValidationInfo) -> Any:
+        kind = models.find(info.data["model"]["name"]).TASK
+        return tasks.SETTINGS[kind](**given) if isinstance(given, dict) else given
 
     @property
     def model_name(self) -> str:
@@ -224,14 +238,43 @@ def resolved(tree: dict[str, Any], origins: Mapping[str, str]) -> RunSettings:
         module = models.find(name)
     except ValueError as error:
         raise UsageError(f"{blamed(origins, 'model.name')}: model.name: {error}") from None
+    own = section(module.Settings, model, "model", origins)
+    task = section(tasks.SETTINGS[module.TASK], tree.get("task") or {}, "task", origins)
+    if isinstance(task, ForecastSettings):
+        tree = with_window(tree, task.past + task.future, origins)
     try:
-        own = module.Settings(**model)
-    except ValidationError as error:
-        raise UsageError(sentence(error, origins, "model.", module.Settings)) from None
-    try:
-        return RunSettings(**{**tree, "model": {"name": name, **own.model_dump(mode="json")}})
+        return RunSettings(
+            **{**tree, "model": {"name": name, **own.model_dump(mode="json")}, "task": task}
+        )
     except ValidationError as error:
         raise UsageError(sentence(error, origins, "", RunSettings)) from None
+
+
+def section(kind: type[BaseModel], given: Any, name: str, origins: Mapping[str, str]) -> Any:
+    """The settings below `name`. Raises UsageError."""
+    if not isinstance(given, dict):
+        raise UsageError(
+            f"{blamed(origins, name)}: {name} is {given!r}; expected settings below it"
+        )
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise UsageError(sentence(error, origins, f"{name}.", kind)) from None
+
+
+def with_window(tree: dict[str, Any], frames: int, origins: Mapping[str, str]) -> dict[str, Any]:
+    """A forecast's window follows from its task. Raises UsageError for another that was asked."""
+    training = tree.get("training") or {}
+    if not isinstance(training, dict):
+        return tree  # which RunSettings refuses
+    key = "training.sequence_length"
+    asked = training.get("sequence_length", frames)
+    if key in origins and asked != frames:
+        raise UsageError(
+            f"{origins[key]}: {key} is {asked}; a forecast's window is task.past + task.future, "
+            f"{frames} frames: leave it out"
+        )
+    return {**tree, "training": {**training, "sequence_length": frames}}
 
 
 def blamed(origins: Mapping[str, str], key: str) -> str:

@@ -186,16 +186,18 @@ class Packed:
         self.index = read_index(path, math.prod(grid)).reshape(*grid, 2)
         self.bytes = np.asarray(np.memmap(path, np.uint8, "r"))
 
-    def cut(self, first: int, count: int, top: int, left: int, side: int) -> np.ndarray:
-        """(count, C, side, side) float32. Raises ValueError or RuntimeError for a damaged tile."""
+    def cut(
+        self, first: int, count: int, top: int, left: int, height: int, width: int
+    ) -> np.ndarray:
+        """(count, C, height, width) float32. ValueError or RuntimeError: a damaged tile."""
         h, w = self.h, self.w
-        out = np.empty((count, self.shape[1], side, side), np.float32)
-        rows = range(top // h, (top + side - 1) // h + 1)
-        columns = range(left // w, (left + side - 1) // w + 1)
+        out = np.empty((count, self.shape[1], height, width), np.float32)
+        rows = range(top // h, (top + height - 1) // h + 1)
+        columns = range(left // w, (left + width - 1) // w + 1)
         for t, row, column in product(range(count), rows, columns):
             y, x = row * h - top, column * w - left  # of the tile, within the crop
             tile = self.tile(first + t, row, column)
-            part = tile[:, max(0, -y) : side - y, max(0, -x) : side - x]
+            part = tile[:, max(0, -y) : height - y, max(0, -x) : width - x]
             y, x = max(0, y), max(0, x)
             out[t, :, y : y + part.shape[1], x : x + part.shape[2]] = part
         return out

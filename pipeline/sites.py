@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import axes
 from pipeline.errors import UsageError, UserError
 from pipeline.scorecard import TRUTH
 from pipeline.store import Track
-from pipeline.tasks import SuperResolution
+from pipeline.tasks import Task
 
 LOOKED_AT = 256  # frames, evenly spread, to find the wettest and the driest place
 # of a quantile-quantile plot: the upper half, evenly in the logarithm of what lies above
@@ -98,21 +97,18 @@ class Places:
         return self.site(wish, row, column)
 
 
-def places_of(track: Track, task: SuperResolution) -> Places:
+def places_of(track: Track, task: Task) -> Places:
     """Where the pixels of the truth lie that the task makes of a track's frames."""
-    (_, H, W), given = track.shape, track.grid
-    f, finer = task.settings.factor, task.settings.truth == "interpolated"
-    shape = (H * f, W * f) if finer else (H // f * f, W // f * f)
-    if given is None or given.projected or (finer and not np.isfinite(given.sides).all()):
+    _, H, W = track.shape
+    shape, grid = task.place(track.grid, (H, W))
+    if grid is None or grid.projected:
         return Places(shape, None, None)
-    if finer:
-        return Places(shape, axes.finer(given.y, f), axes.finer(given.x, f))
-    return Places(shape, given.y[: shape[0]], given.x[: shape[1]])
+    return Places(shape, grid.y, grid.x)
 
 
 def chosen(
     tracks: Sequence[Track],
-    task: SuperResolution,
+    task: Task,
     wishes: Sequence[str] = (),
 ) -> list[Site]:
     """The sites asked for; without any, the wettest, the median and the driest of these tracks.
@@ -126,12 +122,14 @@ def chosen(
         return []
     if wishes:
         return [places.nearest(wish) for wish in wishes]
-    frames = [(track, int(n)) for track in tracks for n in track.windows(1)]
+    length = task.scored_window
+    frames = [(track, int(n)) for track in tracks for n in track.windows(length)]
     some = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, LOOKED_AT).astype(int))]
     total, seen = np.zeros(places.shape), np.zeros(places.shape)
     for track, number in some:
-        _, truth = task.split(torch.from_numpy(track.checked(number, 1))[None])
-        found = truth[0, 0, 0].numpy()
+        window = torch.from_numpy(track.checked(number, length))[None]
+        _, truth = task.split(window, window)
+        found = task.judged(truth)[0, 0, 0].numpy()
         total += np.nan_to_num(found)
         seen += ~np.isnan(found)
     mean = np.divide(total, seen, out=np.full(places.shape, np.nan), where=seen > 0).ravel()

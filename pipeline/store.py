@@ -156,16 +156,18 @@ class Track:
             f"{where}: damaged ({told}); remove {self.store / self.id} and run `cli convert` again"
         )
 
-    def cut(self, first: int, count: int, top: int, left: int, side: int) -> np.ndarray:
-        """(count, C, side, side) float32 of `count` frames from `first` on.
+    def cut(
+        self, first: int, count: int, top: int, left: int, height: int, width: int
+    ) -> np.ndarray:
+        """(count, C, height, width) float32 of `count` frames from `first` on.
 
         Raises UserError naming the damaged frames; mapped ones are not looked at.
         """
         try:
             if self.packed:
-                return self.packed.cut(first, count, top, left, side)
+                return self.packed.cut(first, count, top, left, height, width)
             window = slice(first, first + count), slice(None)
-            return np.asarray(self.frames[*window, top : top + side, left : left + side])
+            return np.asarray(self.frames[*window, top : top + height, left : left + width])
         except DAMAGE as error:
             raise self.damage(first, count, error) from error
 

@@ -6,7 +6,7 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, checkpo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,14 +14,24 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
 
 import models
 from models import Model
-from pipeline import atomic, checkpoint, familiarity, manifest, metrics, raw_tree, scaling, tasks
+from pipeline import (
+    atomic,
+    checkpoint,
+    familiarity,
+    manifest,
+    metrics,
+    raw_tree,
+    scaling,
+    schedules,
+    store,
+    tasks,
+)
 from pipeline import settings as run_settings
-from pipeline.answers import MODEL, of_baseline, of_model
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.engine import Average, make_fabric, random_state, set_random_state
 from pipeline.errors import UserError
@@ -29,12 +39,15 @@ from pipeline.interrupts import told_to_stop
 from pipeline.loader import Loader, fixed_crops
 from pipeline.metrics import Errors
 from pipeline.prefetch import on_device
+from pipeline.problem import MODEL, Problem
 from pipeline.progress import progress
 from pipeline.runlog import Log, open_log
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings, TrainSettings
+from pipeline.sources.grids import Grid
+from pipeline.store import Track
+from pipeline.windows import usual_step
 
-LAST_LR = 0.01  # of the first, at the end of a cosine schedule
 # What may change when a run goes on; anything else would make it another run.
 MAY_CHANGE = {
     "data.store",
@@ -110,6 +123,7 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
         for stale in last.parent.glob(".*.tmp"):  # left by one that was killed while writing
             stale.unlink()
         run_settings.write(run / "settings.yaml", settings)
+        atomic.write_json(run / "scaling.json", trainer.told_scaling())
         return logged(trainer, run)
 
 
@@ -140,17 +154,18 @@ class Trainer:
     settings: RunSettings
     run: Path
     fabric: Fabric
-    task: tasks.SuperResolution
+    problem: Problem
     scaling: Scaling
     geometry: models.Geometry
     data: Data
     loader: Loader
-    validation: Tensor  # (n, T, C, h, w), physical units
+    validation: Tensor  # (n, T, C, h, w), physical units; n windows spread over the eval tracks
     peak: float  # physical units; the range of the validation's PSNR
     model: Any  # an nn.Module and a Model
     optimizers: dict[str, Optimizer]
     averaged: Average | None
     position: Position = field(default_factory=Position)
+    baselines: dict[str, float] = field(default_factory=dict)  # their RMSE, which never changes
 
     @classmethod
     def of(cls, settings: RunSettings, run: Path) -> Trainer:
@@ -160,7 +175,14 @@ class Trainer:
         split = manifest.read_split(settings.data.split_file, opened)
         train_tracks = [opened.track(id) for id in split.part("train")]
         eval_tracks = [opened.track(id) for id in split.part("eval")]
-        task = tasks.build(models.find(settings.model_name).TASK, settings.task, t.sequence_length)
+        task = tasks.build(
+            models.find(settings.model_name).TASK,
+            settings.task,
+            t.sequence_length,
+            opened.channels,
+            shared_grid([*train_tracks, *eval_tracks]),
+        )
+        refuse_moving(task, t)
         fabric = make_fabric(t)
         loader = Loader(
             train_tracks,
@@ -175,9 +197,8 @@ class Trainer:
             pinned=fabric.device.type == "cuda",
         )
         scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
-        geometry = scale.geometry(
-            task.geometry((train_tracks[0].shape[0], t.patch_size, t.patch_size))
-        )
+        problem = Problem.of(task, scale)
+        geometry = problem.geometry((train_tracks[0].shape[0], loader.height, loader.width))
         channels = scaling.scored(opened.channels, split.statistics)
         torch.manual_seed(t.seed)
         try:
@@ -193,14 +214,14 @@ class Trainer:
                 f"it has {', '.join(players)}"
             )
         optimizers = {
-            name: Adam(net.parameters(), lr=t.lr_of.get(name, t.lr), betas=(t.beta1, t.beta2))
+            name: optimizer_of(t, net.parameters(), t.lr_of.get(name, t.lr))
             for name, net in players.items()
         }
         return cls(
             settings=settings,
             run=run,
             fabric=fabric,
-            task=task,
+            problem=problem,
             scaling=scale,
             geometry=geometry,
             data=Data(
@@ -211,6 +232,8 @@ class Trainer:
                 eval=list(split.eval),
                 attrs={key: opened.attrs[key] for key in CARRIED if key in opened.attrs},
                 seen=familiarity.seen(train_tracks, split.statistics),
+                grid=tasks.plain(train_tracks[0].grid) if task.located else None,
+                step=one_step([*train_tracks, *eval_tracks]) if task.kind == "forecast" else 0,
             ),
             loader=loader,
             validation=fixed_crops(
@@ -219,11 +242,23 @@ class Trainer:
                 patch=t.patch_size,
                 count=t.validation_crops,
             ),
-            peak=metrics.peak(channels),
+            peak=metrics.peak(problem.channels(channels)),
             model=model,
             optimizers={n: set_up(fabric, o) for n, o in optimizers.items()},
             averaged=Average(model, t.ema) if t.ema else None,
         )
+
+    def told_scaling(self) -> dict[str, Any]:
+        """By channel: normalised = (value - centre) / scale, of log1p(value) where so scaled."""
+        plain = self.scaling.plain()
+        return {
+            channel["name"]: {
+                "units": channel["units"],
+                "kind": plain["kinds"][i],
+                **{name: plain[name][i] for name in ("centre", "scale", "neutral")},
+            }
+            for i, channel in enumerate(self.data.channels)
+        }
 
     def fit(self, log: Log, stopping: Callable[[], bool]) -> Trained:
         """Train from the present position to the last epoch, or until told to stop."""
@@ -238,7 +273,7 @@ class Trainer:
                     return Trained(self.run, at, scores, f"no better for {t.patience} epochs")
                 batches = self.batches(at.epoch, at.batch)
                 while micro := list(islice(batches, t.accumulate)):
-                    rates = self.set_rates(at.step / total)
+                    rates = self.set_rates(at.step, total)
                     parts = update(self.fabric, self.model, self.optimizers, micro, at.step, t.clip)
                     if self.averaged:
                         self.averaged.update(self.model)
@@ -248,29 +283,32 @@ class Trainer:
                     if at.step % t.log_every_steps == 0:
                         log.flush(at.step, at.epoch, rates)
                     advance()
-                    every = t.checkpoint_every_steps
-                    if stopping() or (every and at.step % every == 0):
+                    if due(at.step, t.validate_every_steps):
+                        scores = self.validated(log)
+                        if self.better(scores[MODEL]):
+                            self.save("best")
+                    if stopping() or due(at.step, t.checkpoint_every_steps):
                         log.flush(at.step, at.epoch, rates)  # first: it refuses what is not finite
                         self.save("last")
                     if stopping():
                         return Trained(self.run, at, scores, "told to stop; --resume goes on")
                 at.epoch, at.batch = at.epoch + 1, 0
                 log.flush(at.step, at.epoch, rates)
-                scores = self.validate()
-                log.validated(scores, at.step, at.epoch)
+                scores = self.validated(log)
                 advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
                 self.keep(scores[MODEL])
         done = "" if scores else "nothing was left to train; for more, --set training.epochs=N"
         return Trained(self.run, at, scores, done)
 
-    def set_rates(self, done: float) -> dict[str, float]:
-        """Set each player's learning rate for the next step; `done` is the fraction trained."""
+    def set_rates(self, step: int, total: int) -> dict[str, float]:
+        """Set each player's learning rate for this step, counted from 0, of all."""
         t = self.settings.training
+        share, beta1 = schedules.share_of_lr(t, step, total), schedules.beta1(t, step, total)
         rates = {}
         for name, optimizer in self.optimizers.items():
-            rates[f"lr/{name}"] = t.lr_of.get(name, t.lr) * share_of_lr(t, done)
+            rates[f"lr/{name}"] = t.lr_of.get(name, t.lr) * share
             for group in optimizer.param_groups:
-                group["lr"] = rates[f"lr/{name}"]
+                group["lr"], group["betas"] = rates[f"lr/{name}"], (beta1, t.beta2)
         return rates
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -279,41 +317,56 @@ class Trainer:
         end *= min(self.settings.training.accumulate, len(self.loader))
         cut = islice(self.loader.epoch(epoch, start), end - start)
         for frames in on_device(cut, self.fabric.device):
-            yield self.problem(frames)
+            yield self.problem.pair(frames)
 
-    def problem(self, frames: Tensor) -> Batch:
-        x, y = self.task.split(frames)
-        return self.scaling.model_input(x), self.scaling.normalise(y)
+    def validated(self, log: Log) -> dict[str, float]:
+        scores = self.validate()
+        log.validated(scores, self.position.step, self.position.epoch)
+        return scores
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """RMSE in physical units on the fixed crops: of the model, and of each baseline."""
         judged = (self.averaged.module if self.averaged else self.model).eval()
-        baselines = self.task.baselines()
-        sums = {name: Errors() for name in (MODEL, *baselines)}
-        for frames in self.validation.split(self.settings.training.batch_size):
-            x, truth = self.task.split(self.fabric.to_device(frames))
-            with self.fabric.autocast():
-                guess = judged(self.scaling.model_input(x)).float()
-            found = {MODEL: of_model(self.task, self.scaling, guess, x)}
-            found |= {row: of_baseline(self.task, self.scaling, row, x) for row in baselines}
-            for name, answer in found.items():
-                sums[name] += Errors.of(answer, truth, self.peak)
+        rows = [MODEL] if self.baselines else self.problem.rows
+        sums = {row: Errors() for row in rows}
+        numbers = torch.arange(len(self.validation))
+        for some in numbers.split(self.settings.training.batch_size):
+            frames = self.fabric.to_device(self.validation[some])
+            donors = None
+            if self.problem.task.borrows:
+                donors = self.fabric.to_device(self.validation[(some + 1) % len(numbers)])
+            x, truth = self.problem.task.split(frames, donors)
+            for row in rows:
+                answer = self.guess(judged, x) if row == MODEL else self.problem.of_baseline(row, x)
+                sums[row] += Errors.of(answer, truth, self.peak)
         self.model.train()
-        return {name: each.scores()["rmse"] for name, each in sums.items()}
+        found = {row: each.scores()["rmse"] for row, each in sums.items()}
+        self.baselines = self.baselines or {row: found[row] for row in rows[1:]}
+        return {MODEL: found[MODEL], **self.baselines}
+
+    def guess(self, judged: nn.Module, x: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            answer = judged(self.problem.x.model_input(x)).float()
+        return self.problem.of_model(answer, x)
 
     def keep(self, score: float) -> None:
         """After an epoch: note whether it is the best so far, and write the checkpoints."""
         at = self.position
-        better = score < at.best
-        if better:
-            at.best, at.best_epoch, at.stale_epochs = score, at.epoch, 0
-        else:
-            at.stale_epochs += 1
+        at.stale_epochs += 1
+        better = self.better(score)
         every = self.settings.training.checkpoint_every_epochs
         kept = f"epoch-{at.epoch:04d}" if every and at.epoch % every == 0 else None
         for name in filter(None, ("best" if better else None, kept, "last")):
             self.save(name)
+
+    def better(self, score: float) -> bool:
+        """Note whether it is the best so far."""
+        at = self.position
+        if score < at.best:
+            at.best, at.best_epoch, at.stale_epochs = score, at.epoch, 0
+            return True
+        return False
 
     def save(self, name: str) -> None:
         precision = self.fabric.strategy.precision
@@ -400,17 +453,49 @@ def autocast(fabric: Fabric, losses: Iterator[Any]) -> Iterator[Any]:
         yield item
 
 
-def share_of_lr(t: TrainSettings, done: float) -> float:
-    """What is left of the first learning rate when `done`, a fraction, is trained."""
-    if t.schedule == "cosine":
-        return LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    if t.schedule == "halve":
-        return t.drop ** sum(done >= milestone for milestone in t.milestones)
-    return 1.0
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def steps_per_epoch(loader: Loader, t: TrainSettings) -> int:
     return max(1, len(loader) // t.accumulate)
+
+
+def optimizer_of(t: TrainSettings, parameters: Iterable[Any], lr: float) -> Optimizer:
+    kind = AdamW if t.optimizer == "adamw" else Adam
+    return kind(parameters, lr=lr, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay)
+
+
+def shared_grid(tracks: Sequence[Track]) -> Grid | None:
+    """The one grid of all tracks' frames; None where they have none, or several."""
+    first = tracks[0].grid
+    return first if all(tasks.same_grid(first, track.grid) for track in tracks[1:]) else None
+
+
+def refuse_moving(task: tasks.Task, t: TrainSettings) -> None:
+    """Raises UserError for crops or turned frames of a task that is of one place."""
+    if task.located and (t.patch_size or t.augment):
+        raise UserError(
+            "task.area and task.region are places, which neither move nor turn: "
+            "set training.patch_size to null and training.augment to false"
+        )
+
+
+def one_step(tracks: Sequence[Track]) -> int:
+    """The time step of a forecast, in seconds. Raises UserError where tracks have several."""
+    by_step: dict[int, list[str]] = {}
+    for track in tracks:
+        if len(track.times) > 1:
+            by_step.setdefault(usual_step(track.times), []).append(track.id)
+    if len(by_step) > 1:
+        told = "; ".join(
+            f"{step / 3600:g} h in {store.few(ids)}" for step, ids in sorted(by_step.items())
+        )
+        raise UserError(
+            f"the tracks have several time steps ({told}), and a forecast is of one; "
+            "convert those of one step alone, with --ids"
+        )
+    return next(iter(by_step), 0)
 
 
 def set_up(fabric: Fabric, optimizer: Optimizer) -> Any:

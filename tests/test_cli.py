@@ -240,9 +240,9 @@ def test_a_checkpoint_of_another_model(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "run", tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     plain = torch.load(path, weights_only=True)
-    plain["settings"]["model"] = {"name": "simvp"}
+    plain["settings"]["model"] = {"name": "srgan"}
     torch.save(plain, path)
-    refused(1, "checkpoint of the model simvp, not of tempogan",
+    refused(1, "checkpoint of the model srgan, not of tempogan",
             "train", "--run", tmp_path / "run", "--resume")  # fmt: skip
 
 

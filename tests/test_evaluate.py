@@ -335,18 +335,6 @@ def test_the_command_says_what_to_do_next_and_counts_right(home: Path, tmp_path:
     assert "--on test" not in said.output
 
 
-def test_lead_times_are_scored_one_by_one(home: Path, tmp_path: Path, monkeypatch) -> None:
-    """Windows of two frames: each is judged as the first and as the second of its window."""
-    monkeypatch.setattr("pipeline.tasks.SuperResolution.scored_window", 2)
-    made = evaluate.evaluate(copy_of(home, tmp_path), on="test")  # frames 0 and 1 of 202104
-    told = json.loads(made.file.read_text())
-    assert told["by_frame"]["202104"]["lead"] == [0, 1]
-    by_frame = told["by_frame"]["202104"]["rmse"]["bicubic"]
-    assert [lead["bicubic"]["rmse"] for lead in told["lead_times"]] == pytest.approx(by_frame)
-    assert told["lead_times"][1]["bicubic"]["tof"] is not None  # the second frame follows
-    assert told["lead_times"][0]["bicubic"]["tof"] is None
-
-
 def test_the_averaged_weights_are_what_is_judged(home: Path, tmp_path: Path) -> None:
     last = checkpoint.load(checkpoint.in_run(home / "run", "last"))
     shifted = {k: v + 0.01 if k.endswith("tail.3.bias") else v for k, v in last.weights.items()}

@@ -18,6 +18,7 @@ from pipeline.metrics import (
     Ensemble,
     Errors,
     FractionsSkill,
+    FrameErrors,
     Motion,
     RadialProfile,
     Rain,
@@ -41,6 +42,7 @@ def motion(prediction, truth):
 # Of windows (n, 3, H, W), three frames each.
 KINDS: dict[type[Sums], Of] = {
     Errors: lambda p, t: Errors.of(p, t, HIGH - LOW),
+    FrameErrors: lambda p, t: FrameErrors.of(p, t, LOW, HIGH),
     Spectra: Spectra.of,
     ColdClouds: ColdClouds.of,
     Motion: motion,
@@ -98,7 +100,7 @@ def test_a_perfect_prediction_has_perfect_scores(kind):
     found = KINDS[kind](windows(), windows()).scores()
     best = {"lower": 0, "zero": 0, "higher": 1, "one": 1, "none": 0}
     for name, value in found.items():
-        if name in ("psnr", "spread_skill_ratio"):  # a division by no error
+        if name in ("psnr", "psnr_clipped", "spread_skill_ratio"):  # a division by no error
             assert math.isnan(value)
         else:
             expected = 2 if name == "effective_resolution" else best[ABOUT[name].better]
@@ -113,7 +115,7 @@ def test_a_spoilt_prediction_has_worse_scores(kind):
         if name in ("spread", "spread_skill_ratio"):  # of members that are all the same
             assert value == 0
             continue
-        before = 200.0 if name == "psnr" else perfect[name]
+        before = 200.0 if name.startswith("psnr") else perfect[name]
         worse = {
             "lower": value > before,
             "higher": value < before,

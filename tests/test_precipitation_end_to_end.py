@@ -157,7 +157,7 @@ def test_mass_is_conserved_in_what_is_scored(home: Path, done: evaluate.Evaluati
     assert done.scores.rows["model"]["bias"] == pytest.approx(0, abs=1e-6)
     assert done.scores.rows["bicubic_means"]["bias"] == pytest.approx(0, abs=1e-6)
     answers = Answers(checkpoint.load(home / "run" / "checkpoints" / "best.ckpt"), "cpu")
-    posed = answers.posed(showers()[:3, None].astype(np.float32), coarsen=True)
+    posed = answers.posed(showers()[:3, None].astype(np.float32), split=True)
     made = answers.of(MODEL, posed)
     assert float(made.min()) >= 0
     means = made.reshape(1, 3, 1, 4, 4, 5, 4).mean((4, 6))
@@ -172,7 +172,7 @@ def test_validation_judges_as_evaluate_does(home: Path):
     eval_tracks = [opened.track(id) for id in ("2023-06-04", "2023-06-05")]
     crops = fixed_crops(eval_tracks, window=1, patch=16, count=4).numpy()
     answers = Answers(checkpoint.load(home / "run" / "checkpoints" / "last.ckpt"), "cpu")
-    posed = answers.posed(crops, coarsen=True)
+    posed = answers.posed(crops, split=True)
     for row in answers.rows:
         rmse = float((answers.of(row, posed) - posed.truth).square().mean().sqrt())
         assert logged[f"validation/rmse_{row}"] == pytest.approx(rmse, rel=1e-5), row
@@ -209,7 +209,7 @@ def test_an_answer_is_the_network_s_own_neither_blended_nor_smoothed(home: Path)
     run = trained(home, "plain", "training.lr=0.05")
     found = checkpoint.load(run / "checkpoints" / "last.ckpt")
     answers = Answers(found, "cpu")
-    posed = answers.posed(showers()[:4, None].astype(np.float32), coarsen=True)
+    posed = answers.posed(showers()[:4, None].astype(np.float32), split=True)
     with torch.no_grad():
         alone = found.scaling.restore(found.model()(found.scaling.model_input(posed.x)))
     assert torch.equal(answers.of(MODEL, posed), alone)
@@ -235,7 +235,7 @@ def test_frame_i_is_day_i(home: Path, done: evaluate.Evaluation):
     coarse = showers()[3 * HOURS :, :16, :20].reshape(-1, 4, 4, 5, 4).mean((2, 4))
     answers = Answers(checkpoint.load(home / "run" / "checkpoints" / "best.ckpt"), "cpu")
     frames = showers()[3 * HOURS :, None].astype(np.float32)
-    made = answers.of(MODEL, answers.posed(frames, coarsen=True))[0, :, 0].numpy()
+    made = answers.of(MODEL, answers.posed(frames, split=True))[0, :, 0].numpy()
     away = np.square(made[:, None] - np.repeat(np.repeat(coarse, 4, 1), 4, 2)[None]).mean((2, 3))
     assert (away.argmin(1) == np.arange(2 * HOURS)).all()  # each is nearest to its own hour
 

@@ -155,7 +155,7 @@ def test_the_yardstick_of_rain_says_its_range_pixel_and_hours():
     made = Yardstick.of([CHANNEL], {"grid_degrees": 0.25, "accumulation_hours": 1})
     assert made == HOURLY
     assert made.peak == 40.0  # what was seen in training, not the 500 mm that are valid
-    assert Yardstick.of([CHANNEL], {"grid_degrees": 1.0}, finer=100).pixel == 0.01
+    assert Yardstick.of([CHANNEL], {"grid_degrees": 1.0}, pixels=0.01).pixel == 0.01
     assert Yardstick.of([{**CHANNEL, "units": "K"}], {"accumulation_hours": 6}).hours is None
     assert metrics.units("mm", ["rmse", "effective_resolution", "wet_area_error"], "deg") == {
         "rmse": "mm",

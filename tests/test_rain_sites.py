@@ -13,7 +13,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.scorecard import TRUTH
 from pipeline.sites import Places, Series, Site
 from pipeline.sources.grids import Grid
-from pipeline.tasks import TaskSettings
+from pipeline.tasks import SuperResolutionSettings
 
 GRID = Places((4, 5), np.array([52.0, 51.5, 51.0, 50.5]), np.array([7.0, 7.5, 8.0, 8.5, 9.0]))
 
@@ -34,8 +34,11 @@ class Field:
         return self.frames[first : first + count, None].astype(np.float32)
 
 
+RAIN = {"name": "tp", "units": "mm"}
+
+
 def task(**settings):
-    return tasks.build("superres", TaskSettings(factor=2, **settings), 1)
+    return tasks.build("superres", SuperResolutionSettings(factor=2, **settings), 1, [RAIN])
 
 
 def gradient(shape=(6, 5, 7)) -> np.ndarray:

@@ -74,7 +74,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(tree):
     track = raw_tree.opened(tree.root).track("202101")
     track.raw.frames[1].paths[0].write_bytes(b"no image")
     with pytest.raises(UserError, match="not a readable HDF5 image"):
-        track.cut(0, 3, 0, 0, 8)
+        track.cut(0, 3, 0, 0, 8, 8)
 
 
 def test_a_split_of_it_serves_only_the_same_files(tree):

@@ -448,7 +448,7 @@ def test_a_mean_logit_is_not_called_a_loss(page: str, scores: dict[str, Any]) ->
 def test_forecasts_are_refused(home: Path, tmp_path: Path) -> None:
     run = shutil.copytree(home / "run", tmp_path / "run")
     told = json.loads((run / "scores.json").read_text())
-    (run / "scores.json").write_text(json.dumps({**told, "lead_times": [{}, {}]}))
+    (run / "scores.json").write_text(json.dumps({**told, "task": "forecast"}))
     with pytest.raises(UserError, match="super-resolution only"):
         report.report(run)
 

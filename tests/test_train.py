@@ -71,7 +71,8 @@ def undisturbed(data: Path) -> Path:
 
 def test_a_run_leaves_settings_log_and_checkpoints(undisturbed: Path) -> None:
     assert {p.name for p in undisturbed.iterdir()} == {
-        "settings.yaml", "about.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        "settings.yaml", "scaling.json", "about.json", "metrics.jsonl", "tensorboard",
+        "checkpoints",
     }  # fmt: skip
     assert {p.name for p in (undisturbed / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     lines = read_log(undisturbed)

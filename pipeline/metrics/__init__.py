@@ -9,7 +9,7 @@ from pipeline.metrics.base import Sums
 from pipeline.metrics.clouds import ColdClouds
 from pipeline.metrics.distribution import PROBABILITIES, Distribution, matched_by_date
 from pipeline.metrics.ensembles import Ensemble
-from pipeline.metrics.errors import Errors
+from pipeline.metrics.errors import Errors, FrameErrors
 from pipeline.metrics.radial import RadialProfile
 from pipeline.metrics.rain import Rain, thresholds
 from pipeline.metrics.spectra import Spectra, power
@@ -26,6 +26,7 @@ __all__ = [
     "Ensemble",
     "Errors",
     "FractionsSkill",
+    "FrameErrors",
     "Motion",
     "RadialProfile",
     "Rain",

@@ -25,6 +25,16 @@ ABOUT: dict[str, About] = {
     "bias": About("mean error", "K", "zero"),
     "psnr": About("peak signal-to-noise ratio", "dB", "higher"),
     "ssim": About("structural similarity", "1", "higher"),
+    "mse_sum": About("squared error summed over a frame, mean over frames", "1", "lower"),
+    "mae_sum": About("absolute error summed over a frame, mean over frames", "1", "lower"),
+    "psnr_clipped": About(
+        "peak signal-to-noise ratio of values cut to the valid range", "dB", "higher"
+    ),
+    "ssim_clipped": About(
+        "structural similarity of values cut to the valid range, by 7x7 pixels and twice the range",
+        "1",
+        "higher",
+    ),
     "log_spectral_distance": About("log-spectral distance", "dB", "lower"),
     "effective_resolution": About("effective resolution", "km", "lower"),
     "tof": About("distance of optical flows", "px", "lower"),

@@ -149,7 +149,7 @@ def restored(
             f"{opened.path}: frame {frame.number} of {frame.track} is not that of {frame.when}, "
             f"which was scored; run {again} with this store again"
         )
-    posed = answers.posed(track.checked(frame.number, 1), coarsen=True)
+    posed = answers.posed(track.checked(frame.number, 1), split=True)
     assert posed.truth is not None  # coarsened
     found = {row: answers.of(row, posed) for row in rows}
     for row, answer in found.items():
@@ -217,8 +217,7 @@ def ground(
     grid = opened.track(id).grid
     if grid is None or grid.projected:
         return None
-    task = answers.task.settings
-    finer = task.factor if task.truth == "interpolated" else 1
+    finer = round(1 / answers.task.side())
     west, east, south, north = pictures.covered(grid, whole, finer)
     (H, W), (h, w) = whole, part
     top, left = (H - h) // 2, (W - w) // 2

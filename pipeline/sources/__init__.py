@@ -20,7 +20,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.sources.grids import Grid
 from pipeline.sources.options import NONE, WORDS, Options
 
-FORMATS = ("digital_typhoon", "netcdf", "png")  # tried in this order
+FORMATS = ("digital_typhoon", "netcdf", "png", "moving_mnist")  # tried in this order
 
 
 class FrameError(UserError):
@@ -143,5 +143,6 @@ def scan(path: Path, options: Options = NONE) -> Release:
         return source.scan(path, options)
     raise UserError(
         f"{path}: no raw frames found; expected H5 files named like 2021071900-202107-HMW8-1.h5 "
-        "in it or in its image/ folder, NetCDF files, or folders of frame_001.png"
+        "in it or in its image/ folder, NetCDF files, or folders of frame_001.png, or digits as in "
+        "t10k-images-idx3-ubyte.gz"
     )

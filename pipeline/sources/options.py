@@ -1,4 +1,4 @@
-"""How a source is to be read: what a user may say about gridded fields and folders of pictures.
+"""How a source is to be read: what a user may say about fields, folders of pictures and digits.
 
 The options of a conversion lie in its store with the other settings, so that `cli verify --source`
 reads the source as `cli convert` did.
@@ -36,6 +36,11 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     value_range: tuple[float, float] | None = None  # what black and white stand for in a picture
     step: int | None = None  # seconds between frames that bear no time of their own
     start: str | None = None  # of the first of them; 1970-01-01 if nothing is said
+    clips: int | None = None  # drawn from each file of digits
+    clip_frames: int | None = None  # of one clip
+    digits: int | None = None  # in one clip
+    image_size: int | None = None  # pixels, of the square that they move in
+    seed: int | None = None  # of what is drawn
 
     def given(self) -> dict[str, Any]:
         """Those that were said, as plain data for JSON."""
@@ -56,6 +61,18 @@ WORDS = {  # how the command line calls each
     "value_range": "--range",
     "step": "--step",
     "start": "--start",
+    "clips": "--clips",
+    "clip_frames": "--clip-frames",
+    "digits": "--digits",
+    "image_size": "--image-size",
+    "seed": "--seed",
+}
+LIMITS = {  # of whole numbers: the least and the largest; a window of one frame has no step
+    "clips": (1, 1_000_000),
+    "clip_frames": (2, 10_000),
+    "digits": (1, 100),
+    "image_size": (1, 4096),
+    "seed": (0, 2**63 - 1),
 }
 
 
@@ -73,6 +90,11 @@ def asked(
     value_range: str | None = None,
     step: str | None = None,
     start: str | None = None,
+    clips: int | None = None,
+    clip_frames: int | None = None,
+    digits: int | None = None,
+    image_size: int | None = None,
+    seed: int | None = None,
 ) -> Options:
     """The options in a user's words. Raises UsageError for what cannot be understood."""
     if resolution is not None and not 0 < resolution <= 90:
@@ -85,6 +107,17 @@ def asked(
         raise UsageError(f"--start {start}: expected a UTC time, as 2023-08-01 or 2023-08-01T06:00")
     if accumulate is not None and seconds("--accumulate", accumulate) % 3600:
         raise UsageError(f"--accumulate {accumulate}: expected whole hours or days, as 24h")
+    whole = {
+        "clips": clips,
+        "clip_frames": clip_frames,
+        "digits": digits,
+        "image_size": image_size,
+        "seed": seed,
+    }
+    for name, number in whole.items():
+        least, largest = LIMITS[name]
+        if number is not None and not least <= number <= largest:
+            raise UsageError(f"{WORDS[name]} {number}: expected {least} to {largest}")
     return Options(
         variables=tuple(word for item in variable or () for word in split(item)),
         levels=numbers("--levels", levels) if levels else (),
@@ -98,6 +131,7 @@ def asked(
         value_range=ends(value_range) if value_range else None,
         step=seconds("--step", step) if step else None,
         start=start,
+        **whole,
     )
 
 
