@@ -75,7 +75,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     patch: PositiveInt = 16  # pixels; one token of the spectrum's branch each; a multiple of 4
     embed: PositiveInt = 128  # channels of a token; a multiple of 4; as published
     depth: PositiveInt = 1  # blocks of that branch; as published
-    mixing: bool = True  # it sees all frames at once; published: each by itself
+    # It sees all frames at once; published: each by itself. On small moving blobs not seen in
+    # training, 250 steps left 69 % of the variance, and of two runs frame by frame 88 and 100 %.
+    mixing: bool = True
 
     residual: bool = False  # what is learnt is added to the last frame, where training starts
     loss: Content = "mse"  # as published
@@ -203,17 +205,15 @@ class SpectralMixing(nn.Module):
         return torch.fft.irfft2(mixed, s=tokens.shape[1:3], dim=(1, 2), norm="ortho")
 
 
-def product(
-    real: Tensor, imaginary: Tensor, weights: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor]:
+def product(real: Tensor, imag: Tensor, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Complex (..., groups, i) times complex (groups, i, o), plus bias; parts apart."""
 
     def times(values: Tensor, part: Tensor) -> Tensor:
         return torch.einsum("...gi,gio->...go", values, part)
 
     return (
-        times(real, weights[0]) - times(imaginary, weights[1]) + bias[0],
-        times(real, weights[1]) + times(imaginary, weights[0]) + bias[1],
+        times(real, weights[0]) - times(imag, weights[1]) + bias[0],
+        times(real, weights[1]) + times(imag, weights[0]) + bias[1],
     )
 
 

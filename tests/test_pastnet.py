@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 import os
 import socket
 
@@ -12,7 +13,7 @@ from torch import nn
 
 import models
 from models import Geometry
-from models._vq import AT_ONCE, Codebook
+from models._vq import AT_ONCE, Codebook, intrinsic_dimension
 from models.pastnet import ResidualBlock, Settings, SpectralBlock, SpectralBranch, SpectralMixing
 from pipeline.engine import Average
 
@@ -137,16 +138,20 @@ def released(model, x):
     tokens = tokens + branch.positions.flatten(2).transpose(1, 2)
     for block in branch.blocks:
         norm, filtering = block.among
-        tokens = tokens + filtered(filtering, norm(tokens), H // patch, W // patch)
+        tokens = tokens + filtered(filtering, normed(tokens, norm), H // patch, W // patch)
         norm, widening, _ = block.within
-        wide = F.gelu(F.linear(norm(tokens), widening.weight, widening.bias))
+        wide = F.gelu(F.linear(normed(tokens, norm), widening.weight, widening.bias))
         tokens = tokens + F.adaptive_avg_pool1d(wide, tokens.shape[-1])
-    tokens = branch.norm(tokens).transpose(1, 2).reshape(B * T, -1, H // patch, W // patch)
+    tokens = normed(tokens, branch.norm).transpose(1, 2).reshape(B * T, -1, H // patch, W // patch)
     first, _, second, _, third = branch.tail
     tokens = torch.tanh(F.conv_transpose2d(tokens, first.weight, first.bias, stride=2))
     tokens = torch.tanh(F.conv_transpose2d(tokens, second.weight, second.bias, stride=2))
     tokens = F.conv_transpose2d(tokens, third.weight, third.bias, stride=patch // 4)
     return (z + tokens).reshape(x.shape)
+
+
+def normed(tokens, norm):
+    return F.layer_norm(tokens, tokens.shape[-1:], norm.weight, norm.bias, 1e-6)
 
 
 def filtered(filtering, tokens, h, w):
@@ -307,20 +312,18 @@ def test_learns_one_batch(arch):
     assert parts["content"] < 0.05 * y.var()
 
 
-def test_each_branch_learns_alone():
-    x, y = batch()
-    for silent in ("spectral", "decoder"):
-        model = build()
-        for p in getattr(model.network, silent).parameters():
-            nn.init.zeros_(p).requires_grad_(False)
-        kept = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(kept, 6e-3)
-        for step in range(60):
-            ((_, loss, parts),) = model.losses(x, y, step)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        assert parts["content"] < 0.3 * y.var()
+@pytest.mark.parametrize("silent", ["spectral", "decoder"])
+def test_each_branch_learns_alone(silent):
+    model, (x, y) = build(), batch()
+    for p in getattr(model.network, silent).parameters():
+        nn.init.zeros_(p).requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 6e-3)
+    for step in range(60):
+        ((_, loss, parts),) = model.losses(x, y, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert parts["content"] < 0.3 * y.var()
 
 
 def test_residual_starts_at_the_last_frame():
@@ -334,11 +337,12 @@ def test_residual_starts_at_the_last_frame():
     ((_, loss, parts),) = model.losses(x, last + 0.5, 0)
     assert parts["content"] == pytest.approx(0.25)
     loss.backward()
-    assert all(p.grad.any() for p in (model.network.decoder.last.weight, *tail_weights(model)))
-
-
-def tail_weights(model):
-    return [model.network.spectral.tail[-1].weight]
+    lasts = (model.network.decoder.last, model.network.spectral.tail[-1])
+    assert all(layer.weight.grad.any() for layer in lasts)
+    with torch.no_grad():
+        lasts[0].bias += 0.25
+        lasts[1].bias += 0.5
+        assert torch.allclose(model.eval()(x), last + 0.75)
 
 
 # The loss
@@ -433,7 +437,8 @@ def test_codes_follow_by_moving_averages():
     assert book.codes.flatten().tolist() == pytest.approx([6.67857, 27.0], rel=1e-3)
 
 
-def test_counts_are_smoothed_as_published():
+def test_counts_are_smoothed_as_published(monkeypatch):
+    monkeypatch.setattr(models._vq, "SMOOTHING", 0.1)  # 1e-5 would hardly be seen
     book, vectors = codebook(codes=4, width=2, decay=0.5), random(30, 2)
     counts, sums = book.counts.clone(), book.sums.clone()
     for _ in range(3):
@@ -441,7 +446,7 @@ def test_counts_are_smoothed_as_published():
         book(pictures(vectors), learn=True)
         counts = 0.5 * counts + 0.5 * chose.sum(0)
         total = counts.sum()
-        counts = (counts + 1e-5) / (total + 4 * 1e-5) * total
+        counts = (counts + 0.1) / (total + 4 * 0.1) * total
         sums = 0.5 * sums + 0.5 * chose.T @ vectors
         assert torch.allclose(book.counts, counts)
         assert torch.allclose(book.codes, sums / counts[:, None], rtol=1e-4)
@@ -567,6 +572,34 @@ def test_averaged_weights_have_the_codebook_too():
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 4])
+def test_intrinsic_dimension_of_a_curved_sheet(dimensions):
+    inside = torch.rand(3000, dimensions, generator=torch.Generator().manual_seed(1))
+    bent = torch.cat([inside, torch.sin(3 * inside)], 1) @ random(2 * dimensions, 12)
+    assert intrinsic_dimension(bent) == pytest.approx(dimensions, rel=0.1)
+    repeated = torch.cat([bent, bent[:500]])
+    assert intrinsic_dimension(repeated) == pytest.approx(intrinsic_dimension(bent), rel=1e-6)
+
+
+def test_intrinsic_dimension_by_hand():
+    """Five on a line, k 3: 1 / (log(T3 / T1) + log(T3 / T2)), and the mean of the five."""
+    line = torch.tensor([[0.0], [1.0], [3.0], [7.0], [15.0]])
+    sums = [
+        math.log(7 / 1) + math.log(7 / 3),  # 0: 1, 3, 7
+        math.log(6 / 1) + math.log(6 / 2),  # 1: 1, 2, 6
+        math.log(4 / 2) + math.log(4 / 3),  # 3: 2, 3, 4
+        math.log(7 / 4) + math.log(7 / 6),  # 7: 4, 6, 7
+        math.log(14 / 8) + math.log(14 / 12),  # 15: 8, 12, 14
+    ]
+    assert intrinsic_dimension(line, k=3) == pytest.approx(sum(1 / s for s in sums) / 5)
+
+
+def test_intrinsic_dimension_needs_neighbours():
+    for k, samples in ((2, 50), (10, 10)):
+        with pytest.raises(ValueError, match=f"k is {k}, with {samples} different samples"):
+            intrinsic_dimension(random(samples, 3), k)
+
+
 def rank(number, port, results):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=number, world_size=2)
@@ -610,11 +643,14 @@ def test_ranks_keep_one_codebook():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
     model, (x, y) = build(), batch()
+    made = []
+    model.network.decoder.register_forward_hook(lambda *args: made.append(args[-1].dtype))
     with torch.autocast("cpu", dtype):
         ((_, loss, parts),) = model.losses(x, y, 0)
         assert model(x).dtype == torch.float32
     loss.backward()
     assert loss.dtype == torch.float32
+    assert set(made) == {torch.float32}  # half precision has too few steps for the last layer
     assert all(p.isfinite() for p in parts.values())
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert model.network.codebook.codes.dtype == torch.float32
