@@ -212,3 +212,20 @@ def test_x_and_y_are_scaled_each_by_their_own_channels():
         is None
     )
     assert made.of_model(y - 5, x).min() == 0  # no rain is less than none
+
+
+def test_light_rain_shows_how_it_moves_beside_heavy_rain():
+    """In mm a shower of 1 is invisible beside one of 200 that stays; in log1p it is not."""
+    heavy = 200 * (1 - (blob(40, 8) - 220) / 80).clamp(min=0)
+    rain = [heavy + 1 - (blob(8 + 2 * t, 10 + 2 * t) - 220) / 80 for t in range(3)]
+    past = torch.stack(rain).clamp(min=0)[None, :, None]
+    made = task([channel("tp", "mm")], past=2, future=1)
+    truth, light = past[:, 2:], (..., slice(0, 28), slice(0, 48))
+    found = (made.baseline("optical_flow", past[:, :2]) - truth)[light].square().mean()
+    plain = (moved_on(past[:, :2], 1) - truth)[light].square().mean()
+    assert found < 0.5 * plain
+
+
+def test_outside_needs_a_region():
+    with pytest.raises(ValueError, match="outside mean needs a region"):
+        ForecastSettings(outside="mean")

@@ -19,18 +19,21 @@ def past_mean(past: Tensor, steps: int) -> Tensor:
     return past.mean(1, keepdim=True).expand(-1, steps, -1, -1, -1).clone()
 
 
-def moved_on(past: Tensor, steps: int) -> Tensor:
+def moved_on(past: Tensor, steps: int, visible: Tensor | None = None) -> Tensor:
     """(B, T, C, H, W) -> (B, steps, C, H, W): the last frame, moved as it moved before it.
 
     Lagrangian persistence: the optical flow of the last two frames, of each channel its own, is
     held, and each later frame is the last one as it lies that many steps upstream (backward
     semi-Lagrangian). What comes in over an edge is the edge's value. One frame of past: it stays.
+    visible: as past, where motion is looked for, if not there.
     Source: Germann & Zawadzki 2002, doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2.
     """
     if past.shape[1] < 2:
         return persistence(past, steps)
-    before, last = past[:, -2].flatten(0, 1), past[:, -1].flatten(0, 1)  # (N, H, W)
-    flow = torch.stack([motion(a, b) for a, b in zip(before, last, strict=True)])
+    visible = past if visible is None else visible
+    pairs = zip(*(visible[:, t].flatten(0, 1) for t in (-2, -1)), strict=True)  # (H, W) each
+    flow = torch.stack([motion(before, after) for before, after in pairs])
+    last = past[:, -1].flatten(0, 1)  # (N, H, W)
     H, W = last.shape[-2:]
     rows, columns = torch.meshgrid(
         torch.arange(H, device=past.device), torch.arange(W, device=past.device), indexing="ij"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, PositiveInt
+from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor
 
 from models import Geometry
@@ -37,6 +37,12 @@ class ForecastSettings(BaseModel, frozen=True, extra="forbid"):
     # What the model sees of the area outside the region. mean: only the training tracks' mean, and
     # other_date: what was there on another date; both leave it nothing to learn from there.
     outside: Outside = "seen"
+
+    @model_validator(mode="after")
+    def _outside_of_something(self) -> ForecastSettings:
+        if self.outside != "seen" and self.region is None:
+            raise ValueError(f"outside {self.outside} needs a region; give one, or use seen")
+        return self
 
 
 @dataclass(frozen=True)
@@ -190,11 +196,19 @@ class Forecast:
 
         Over long leads the mean has less error than persistence, without knowing anything more.
         """
-        return list(BASELINES)
+        return ["persistence", "optical_flow", "past_mean"]
 
     def baseline(self, row: str, x: Tensor, lowest: Sequence[float | None] = ()) -> Tensor:
         """(B, past, C_in, H, W) -> (B, future, C_out, H, W)."""
-        return BASELINES[row](x[:, :, list(self.continues)], self.settings.future)
+        past, steps = x[:, :, list(self.continues)], self.settings.future
+        if row == "optical_flow":
+            return moved_on(past, steps, self.visible(past))
+        return {"persistence": persistence, "past_mean": past_mean}[row](past, steps)
+
+    def visible(self, past: Tensor) -> Tensor:
+        """(B, T, C, H, W), as motion is seen best: of rain the log1p, else light rain is nothing."""
+        rain = torch.tensor(self.rain, device=past.device)[:, None, None]
+        return past.clamp(min=0).log1p().where(rain, past)
 
     def finished(self, answer: Tensor, x: Tensor, lowest: Sequence[float | None]) -> Tensor:
         """As the model says."""
@@ -258,9 +272,6 @@ class Forecast:
     def about(self) -> dict[str, Any]:
         """For the files that scores are kept in."""
         return self.settings.model_dump(mode="json")
-
-
-BASELINES = {"persistence": persistence, "optical_flow": moved_on, "past_mean": past_mean}
 
 
 def chosen(frames: Tensor, channels: tuple[int, ...]) -> Tensor:
