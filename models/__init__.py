@@ -80,3 +80,16 @@ def prepare(model: Any) -> None:
     Raises ValueError where that cannot be had.
     """
     getattr(model, "prepare", lambda: None)()
+
+
+def sight(model: Any, geometry: Geometry) -> tuple[int, int] | None:
+    """How many rows and columns of x away an input can matter; None: as far as the field reaches.
+
+    A model whose `reach` is None, since it cannot be cut into tiles, may say with a method
+    receptive_field(height, width) how far it sees all the same.
+    """
+    if model.reach is not None:
+        return model.reach, model.reach
+    _, _, H, W = geometry.x
+    of = getattr(model, "receptive_field", None)
+    return of(H, W) if of else None

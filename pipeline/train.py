@@ -40,7 +40,7 @@ from pipeline.loader import Loader, fixed_crops
 from pipeline.metrics import Errors
 from pipeline.prefetch import on_device
 from pipeline.problem import MODEL, Problem
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.runlog import Log, open_log
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings, TrainSettings
@@ -124,6 +124,7 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
             stale.unlink()
         run_settings.write(run / "settings.yaml", settings)
         atomic.write_json(run / "scaling.json", trainer.told_scaling())
+        say(trainer.told_model())
         return logged(trainer, run)
 
 
@@ -246,6 +247,16 @@ class Trainer:
             model=model,
             optimizers={n: set_up(fabric, o) for n, o in optimizers.items()},
             averaged=Average(model, t.ema) if t.ema else None,
+        )
+
+    def told_model(self) -> str:
+        """Its size, and how far it sees."""
+        count = sum(p.numel() for p in self.model.parameters())
+        sight = models.sight(self.model, self.geometry)
+        far = "the whole field" if sight is None else "{} rows and {} columns away".format(*sight)
+        return (
+            f"{self.settings.model_name}: {count:,} parameters; what it says of a pixel can depend "
+            f"on {far}"
         )
 
     def told_scaling(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A forecast from raw files to scores: train, evaluate, further than trained, arrays."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +57,23 @@ def home(tmp_path_factory) -> Path:
     (home / "forecast.yaml").write_text(SETTINGS)
     training.train(settings(home), home / "run")
     return home
+
+
+def test_how_far_a_model_sees_is_said(home: Path, tmp_path: Path) -> None:
+    text = SETTINGS.replace(
+        "simvp, hid_s: 8, hid_t: 16, n_s: 2, n_t: 2", "st_rainnet, hidden: [4, 4]"
+    )
+    (tmp_path / "forecast.yaml").write_text(text)
+    found, _ = run_settings.load(tmp_path / "forecast.yaml")
+    seen = run_settings.located(found, home / "WP.zarr", home / "split.json")
+    told = training.Trainer.of(seen, home / "unused").told_model()
+    assert re.fullmatch(
+        r"st_rainnet: [\d,]+ parameters; what it says of a pixel can depend on 10 rows and 10 "
+        "columns away",  # 3 frames: 2 rows of each cell a step, and the decoder's
+        told,
+    )
+    told = training.Trainer.of(settings(home), home / "unused").told_model()
+    assert told.endswith("depend on the whole field")
 
 
 def settings(home: Path, *overrides: str):

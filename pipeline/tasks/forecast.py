@@ -206,7 +206,7 @@ class Forecast:
         return {"persistence": persistence, "past_mean": past_mean}[row](past, steps)
 
     def visible(self, past: Tensor) -> Tensor:
-        """(B, T, C, H, W), as motion is seen best: of rain the log1p, else light rain is nothing."""
+        """(B, T, C, H, W), as motion is seen best: of rain the log1p, of which light rain shows."""
         rain = torch.tensor(self.rain, device=past.device)[:, None, None]
         return past.clamp(min=0).log1p().where(rain, past)
 
