@@ -613,11 +613,19 @@ def infer(
         Path, typer.Option(help="To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif).")
     ],
     mode: Annotated[
-        Literal["enhance", "check"],
+        Literal["enhance", "check", "forecast"] | None,
         typer.Option(
-            help="enhance: frames finer than the input. check: coarsen, restore and compare."
+            help="enhance: frames finer than the input. forecast: those that come after it. check: "
+            "coarsen and restore, or forecast, what is known, and compare. Default: not check."
         ),
-    ] = "enhance",
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Forecast from this UTC hour, as 2021071912. Default: the latest."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Frames to forecast. Default: as many as trained.")
+    ] = None,
     format: Annotated[
         Literal["netcdf", "zarr", "geotiff"] | None,
         typer.Option(help="Default: what the ending of --out says. geotiff: one per frame."),
@@ -658,11 +666,13 @@ def infer(
     checkpoint: Which = "best",
     device: Device = "auto",
 ) -> None:
-    """Run a model on a typhoon or a forecast: NetCDF, Zarr or GeoTIFFs, pictures, an animation.
+    """Run a model on a typhoon or gridded fields: NetCDF, Zarr or GeoTIFFs, pictures, an animation.
 
     Stopped, the same command goes on. docs/PRODUCTS.md says what an output holds.
 
     Example: cli infer runs/first data/WP/image/202107 --out 202107.nc --mode check
+
+    Example: cli infer runs/ahead data/WP/image/202107 --out next.nc --at 2021071912
     """
     from pipeline import infer as stage
     from pipeline.sources import options
@@ -672,6 +682,8 @@ def infer(
         input,
         out,
         mode=mode,
+        at=at,
+        steps=steps,
         format=format,
         which=checkpoint,
         members=ensemble or 0,
@@ -685,9 +697,16 @@ def infer(
     )
     for note in done.notes:
         console.print(f"Note: {note}", markup=False)
-    if done.scores:
+    if done.leads:
+        console.print(lead_table(list(done.leads), done.step, done.units["rmse"]))
+        console.print(method_table(done.scores, done.units))
+    elif done.scores:
         console.print(score_table({}, done.scores, done.units))
     told = f"{done.id}: {done.frames} frames of {done.shape[0]}x{done.shape[1]}"
+    if done.since:
+        from pipeline.outputs.layout import lasting
+
+        told += f", one every {lasting(done.step)} from {done.since} on"
     console.print(told, markup=False)
     console.print(f"{done.format:<9} {done.file}", markup=False)
     for path in done.pictures:
@@ -729,6 +748,57 @@ def compare(
         console.print(f"Picture   {path}")
 
 
+@app.command()
+def upstream(
+    config: Annotated[
+        Path, typer.Argument(help="Settings of a training, and a section upstream; YAML or JSON.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("upstream"),
+    store: Annotated[Path | None, typer.Option(help="Default: the settings' own.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trainings of each arm, instead of the settings'.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE over the file, as in upstream.min_reached=0.5."),
+    ] = None,
+) -> None:
+    """Does what lies upstream of a region help to forecast it? With controls, seeds, intervals.
+
+    Stopped, the same command goes on.
+
+    Example: cli upstream configs/upstream.yaml --store data/rain.zarr --out upstream
+    """
+    from pipeline import settings as run_settings
+    from pipeline import train as training
+    from pipeline import upstream as stage
+    from pipeline.experiment import plan
+
+    more = [*(set_ or ()), *([f"upstream.seeds={seeds}"] if seeds else [])]
+    settings, asked, notes = plan.load(config, more)
+    settings = run_settings.located(settings, store, split)
+    for note in notes:
+        complaints.print(f"Note: {note}")
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    done = stage.upstream(settings, asked, out, train=training.train, say=say)
+    found = done.findings
+    units = {name: found.units if name == "rmse" else "1" for name in found.scores["upstream"]}
+    console.print(method_table(found.scores, units))
+    for each in found.deciding:
+        gain = "{:.3f} {} [{:.3f}, {:.3f}]".format(each.gain[0], found.units, *each.gain[1:])
+        console.print(f"{each.other} minus upstream: RMSE {gain}", markup=False)
+    for note in (str(done.sees), *found.notes()):
+        console.print("[yellow]Note:[/]", note.replace("[", r"\["))
+    console.print(f"\n{found.verdict()}\n", markup=False)
+    console.print(f"Page      {done.page}\nAll       {done.file}")
+
+
 def track_table(tracks: dict[str, Any], units: dict[str, str]) -> Table:
     """RMSE by track: the methods side by side."""
     rows = list(next(iter(tracks.values())))
@@ -757,19 +827,15 @@ SHOWN_LEADS = 12
 
 def lead_table(leads: list[dict[str, dict[str, float]]], step: int, unit: str) -> Table:
     """RMSE by lead time, the methods side by side; of many leads some, evenly."""
+    from pipeline.outputs.layout import lasting
+
     last = len(leads) - 1
     some = sorted({round(i * last / max(1, SHOWN_LEADS - 1)) for i in range(SHOWN_LEADS)})
     lines = {
-        lead_name((lead + 1) * step): [f"{scores['rmse']:.3f}" for scores in leads[lead].values()]
+        lasting((lead + 1) * step): [f"{scores['rmse']:.3f}" for scores in leads[lead].values()]
         for lead in (some if last >= SHOWN_LEADS else range(last + 1))
     }
     return number_table(f"rmse [{unit}] after", list(leads[0]), lines)
-
-
-def lead_name(seconds: float) -> str:
-    if seconds % 60:
-        return f"{seconds:g} s"
-    return f"{seconds / 3600:g} h" if seconds % 3600 == 0 else f"{seconds / 60:g} min"
 
 
 def number_table(first: str, heads: list[str], lines: dict[str, list[str]]) -> Table:

@@ -72,11 +72,19 @@ class Checkpoint:
         return self.problem.channels(self.data.channels)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The model in evaluation mode, with the averaged weights where there are any."""
-        made: nn.Module = models.build(
-            self.settings.model_name, self.geometry, self.settings.model_settings
-        )
-        made.load_state_dict(self.averaged or self.weights)
+        """The model in evaluation mode, with the averaged weights where there are any.
+
+        Raises UserError for one that this version cannot build.
+        """
+        name = self.settings.model_name
+        try:
+            made: nn.Module = models.build(name, self.geometry, self.settings.model_settings)
+            made.load_state_dict(self.averaged or self.weights)
+        except (ValidationError, RuntimeError):  # of settings, of weights' names and shapes
+            raise UserError(
+                f"this checkpoint is of another version of the model {name}: its settings or "
+                "weights do not fit; train again, or use the eddy that wrote it"
+            ) from None
         return made.to(device).eval()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,14 +18,22 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
 from pipeline.pictures import Palette, Panel, Scene
 from pipeline.progress import progress
-from pipeline.reporting import choice
+from pipeline.reporting import choice, lead_plots, windows
+from pipeline.reporting.words import ahead, listed
 from pipeline.scaling import is_rain
-from pipeline.scorecard import Card, Yardstick
+from pipeline.scorecard import TRUTH, Card, Yardstick
 from pipeline.scores import Table
 from pipeline.sources.grids import Grid
 from pipeline.store import Store
 
-# what two evaluations must share to be compared: their name in scores.json, and in words
+# what two runs must share to be compared at all: their name in scores.json, and in words
+ASKED = {
+    "past": "numbers of past frames",
+    "future": "numbers of lead times",
+    "coarsen": "coarsening",
+    "channel": "channels",
+}
+# and what their evaluations must
 SHARED = {
     "manifest_hash": "stores",
     "factor": "factors of refinement",
@@ -69,7 +78,8 @@ class Frame:
     number: int
     when: str
     satellite: str
-    apart: float  # RMSE of the second run minus the first's
+    apart: float  # RMSE of the second run minus the first's, of a forecast over all lead times
+    lead: int | None = None  # of a forecast: the lead time that is drawn, from 0
 
     @property
     def key(self) -> choice.Key:
@@ -96,9 +106,10 @@ def compare(
     """Hold runs that were evaluated on the same frames against the first of them.
 
     out: a folder for comparison.json, and for pictures of `count` frames: from where the second
-    run is furthest ahead of the first to where it is furthest behind. store_path: where the frames
-    are now, if not where the first run had them. Raises UserError for runs that were not evaluated,
-    or not on the same frames.
+    run is furthest ahead of the first to where it is furthest behind; of forecasts of so many
+    windows, at their last lead time, and charts of the scores by lead time. store_path: where the
+    frames are now, if not where the first run had them. Raises UserError for runs that were not
+    evaluated, or not on the same frames.
     """
     if len(runs) < 2:
         raise UsageError("one run alone; give two or more to compare")
@@ -107,11 +118,15 @@ def compare(
     every = [scored(run, name, on) for run, name in zip(runs, names(runs), strict=True)]
     refuse_unlike(every)
     first = every[0]
-    baseline = first.told["intervals"]["against"]
+    baselines = [first.told["intervals"]["against"]]
+    if first.told["task"] == "forecast":  # no one of them is the best at every lead time
+        baselines = [row for row in first.told["rows"] if row != MODEL]
     tracks = [
-        {each.name: each.cards[id][MODEL] for each in every} | {baseline: first.cards[id][baseline]}
+        {each.name: each.cards[id][MODEL] for each in every}
+        | {row: first.cards[id][row] for row in baselines}
         for id in first.cards
     ]
+    forecast = first.told["task"] == "forecast"
     rows = {
         row: sum((track[row] for track in tracks), Card()).scores(first.yardstick)
         for row in tracks[0]
@@ -124,9 +139,17 @@ def compare(
     frames, files = [], []
     if count:
         opened = same_store(first, store_path or Path(first.told["store"]))
-        frames = chosen(frames_of(every), count, opened if is_rain(first.told["channel"]) else None)
+        rain = opened if is_rain(first.told["channel"]) else None
+        channel = first.trained.task.targets[0]
+        every_frame = windows_of(every) if forecast else frames_of(every)
+        frames = chosen(every_frame, count, rain, channel)
         with never_empty(out):
             files = draw(every, frames, out, opened, device, palette)
+    leads = by_lead(every) if forecast else {}
+    charts = []
+    if leads:
+        with never_empty(out):
+            charts = [lead_plots.draw(out / "lead-times.png", **leads, told=first.told)]
     file = out / "comparison.json"
     told = {
         "runs": [{"name": each.name, "path": str(each.run), **about(each)} for each in every],
@@ -143,13 +166,14 @@ def compare(
         "resamples": resamples,
         "seed": seed,
         "differences": score_files.finite(differences),
+        **leads,
         "pictures": {path.name: vars(frame) for path, frame in zip(files, frames, strict=True)},
     }
     with never_empty(out):
         atomic.write_json(file, told)
     return Comparison(
         file,
-        files,
+        [*charts, *files],
         rows,
         differences,
         first.told["units"],
@@ -176,7 +200,7 @@ def about(each: Scored) -> dict[str, Any]:
 
 def scored(run: Path, name: str, on: str) -> Scored:
     """Raises UserError for a run that was not evaluated, or was trained since."""
-    told, trained = score_files.scored(run, on, "only super-resolution can be compared")
+    told, trained = score_files.scored(run, on)
     return Scored(run, name, told, trained, *score_files.read_sums(run, on, told))
 
 
@@ -195,14 +219,68 @@ def refuse_unlike(every: Sequence[Scored]) -> None:
     """Scores of other frames, or by another measure, cannot be compared. Raises UserError."""
     first = every[0]
     for other in every[1:]:
-        unlike = [
-            words for key, words in SHARED.items() if first.told.get(key) != other.told.get(key)
-        ]
+        both = f"{first.run} and {other.run}"
+        if first.told["task"] != other.told["task"]:
+            raise UserError(
+                f"{both} do different things: one makes frames finer, the other forecasts them; "
+                "compare runs of one kind"
+            )
+        if unlike := [words for key, words in ASKED.items() if differ(first, other, key)]:
+            raise UserError(
+                f"{both} are of other {listed(unlike)}, so that their scores are not of the "
+                "same frames"
+            )
+        if where(first) != where(other):
+            raise UserError(f"{both} forecast other regions; their scores are not of one place")
+        unlike = [words for key, words in SHARED.items() if differ(first, other, key)]
         if unlike:
             raise UserError(
-                f"{first.run} and {other.run} were evaluated on other {' and '.join(unlike)}; "
+                f"{both} were evaluated on other {listed(unlike)}; "
                 "evaluate both on the same: cli evaluate RUN --store STORE --split SPLIT"
             )
+
+
+def differ(first: Scored, other: Scored, key: str) -> bool:
+    one, two = first.told.get(key), other.told.get(key)
+    if key == "channel":  # by its name: how much has been seen of it is not what it is
+        return any(first.told[key][part] != other.told[key][part] for part in ("name", "units"))
+    return bool(one != two)
+
+
+def where(run: Scored) -> Any:
+    """The box that is forecast and scored; None: all."""
+    return run.told.get("region") or run.told.get("area")
+
+
+def by_lead(every: Sequence[Scored]) -> dict[str, Any]:
+    """The scores of each run, and of the baselines, at each lead time."""
+    first = every[0].told
+    return {
+        "lead_seconds": first["lead_seconds"],
+        "lead_times": [
+            {each.name: each.told["lead_times"][lead][MODEL] for each in every}
+            | {row: scores for row, scores in first["lead_times"][lead].items() if row != MODEL}
+            for lead in range(len(first["lead_times"]))
+        ],
+    }
+
+
+def windows_of(every: Sequence[Scored]) -> list[Frame]:
+    """As frames_of, of forecasts: the last frame of each window."""
+    first, second = (choice.windows(each.told["by_frame"]) for each in every[:2])
+    frames = [
+        Frame(
+            b.track,
+            b.frames[-1].number,
+            b.frames[-1].time,
+            b.frames[-1].satellite,
+            mine - theirs,
+            len(b.frames) - 1,
+        )
+        for a, b in zip(first, second, strict=True)
+        if (theirs := a.rmse(MODEL)) is not None and (mine := b.rmse(MODEL)) is not None
+    ]
+    return sorted(frames, key=lambda frame: frame.apart)
 
 
 def frames_of(every: Sequence[Scored]) -> list[Frame]:
@@ -224,13 +302,16 @@ def frames_of(every: Sequence[Scored]) -> list[Frame]:
     return sorted(frames, key=lambda frame: frame.apart)
 
 
-def chosen(frames: Sequence[Frame], count: int, opened: Store | None = None) -> list[Frame]:
+def chosen(
+    frames: Sequence[Frame], count: int, opened: Store | None = None, channel: int = 0
+) -> list[Frame]:
     """Evenly from the first to the last; of rain the first, the last, and between them the wettest.
 
-    opened: where rain is read from, of which most frames are dry; None: it is not rain.
+    opened: where rain is read from, of which most frames are dry; None: it is not rain. channel:
+    of the store, that is rain.
     """
     if opened is not None and count > 1 and len(frames) > count:
-        wet = choice.wetness(opened, [frame.key for frame in frames])
+        wet = choice.wetness(opened, [frame.key for frame in frames], channel)
         between = choice.wettest(frames[1:-1], wet, count - 2)
         return sorted([frames[0], *between, frames[-1]], key=lambda frame: frame.apart)
     places = np.linspace(0, len(frames) - 1, min(count, len(frames)))
@@ -246,14 +327,19 @@ def draw(
     palette: Palette,
 ) -> list[Path]:
     """A picture per frame: truth, each run, and where the second differs from the first."""
-    answers = [Answers(each.trained, device) for each in every]
+    future = every[0].told.get("future")
+    answers = [Answers(each.trained, device, steps=future) for each in every]
     files = []
     with progress("draw", len(frames), "pictures") as advance:
         for frame in frames:
             track = opened.track(frame.track)
-            window = track.checked(frame.number, 1)
-            scene = scene_of(every, answers, window, frame, palette, track.grid)
-            hour = frame.when.replace("-", "").replace("T", "")[:10]
+            hour = re.sub(r"\D", "", frame.when)
+            if frame.lead is None:
+                window = track.checked(frame.number, 1)
+                scene = scene_of(every, answers, window, frame, palette, track.grid)
+                hour = hour[:10]
+            else:
+                scene = forecast_scene(every, answers, opened, frame, palette)
             files.append(pictures.panels(out / f"{frame.track}-{hour}.png", scene))
             advance(1, frame.track)
     return files
@@ -268,24 +354,70 @@ def scene_of(
     grid: Grid | None = None,
 ) -> Scene:
     """window: (1, C, H, W), physical units; grid: where its pixels lie."""
-    first, second = every[:2]
     posed = answers[0].posed(window, split=True)
     assert posed.truth is not None  # coarsened
     truth = shown(posed.truth, posed.hidden)[0]
     fields = [
         shown(each.of(MODEL, each.posed(window, split=True)), posed.hidden)[0] for each in answers
     ]
-    channel, y = first.told["channel"], first.yardstick
+    interpolated = every[0].told.get("truth") == "interpolated"
+    panel = Panel("Interpolated truth" if interpolated else "Truth", truth)
+    where = place(truth.shape, every[0].yardstick, grid, round(1 / answers[0].task.side()))
+    return composed(every, frame, [panel], fields, palette, where)
+
+
+def forecast_scene(
+    every: Sequence[Scored],
+    answers: Sequence[Answers],
+    opened: Store,
+    frame: Frame,
+    palette: Palette,
+) -> Scene:
+    """The last frame of a window: what was observed last, what came, and what each run said."""
+    found = []
+    for each, its in zip(every, answers, strict=True):
+        window = next(
+            window
+            for window in choice.windows({frame.track: each.told["by_frame"][frame.track]})
+            if window.frames[-1].number == frame.number
+        )
+        again = score_files.command(each.run, each.told["on"])
+        found.append(windows.restored(opened, its, window, [MODEL], again))
+    track, lead = opened.track(frame.track), said_ahead(every[0])
+    _, height, width = track.shape
+    shape, cells = answers[0].task.place(track.grid, (height, width))
+    panels = [
+        Panel(f"Last observed, {lead} before", found[0].past[-1]),
+        Panel("Truth", found[0].future[TRUTH][-1]),
+    ]
+    fields = [each.future[MODEL][-1] for each in found]
+    where = place(shape, every[0].yardstick, cells, 1)
+    return composed(every, frame, panels, fields, palette, where)
+
+
+def composed(
+    every: Sequence[Scored],
+    frame: Frame,
+    panels: Sequence[Panel],
+    fields: Sequence[np.ndarray],
+    palette: Palette,
+    where: Mapping[str, Any],
+) -> Scene:
+    """panels: what was observed, the truth last; fields: what each run says, (H, W)."""
+    first, second = every[:2]
+    channel, y, truth = first.told["channel"], first.yardstick, panels[-1].field
     nearer = np.abs(fields[1] - truth) - np.abs(fields[0] - truth)
-    when = frame.when.replace("T", " ").replace("Z", " UTC")
-    said = [frame.track, when, frame.satellite]
+    said = [frame.track, frame.when.replace("T", " ").replace("Z", " UTC"), frame.satellite]
+    over = ""
+    if frame.lead is not None:
+        said, over = [*said, f"{said_ahead(first)} ahead"], " over all lead times"
     interpolated = first.told.get("truth") == "interpolated"
     return Scene(
         title="    ".join(part for part in said if part != "unknown"),
-        subtitle=f"RMSE of {second.name} minus {first.name}: {frame.apart:+.3f} {y.units}"
+        subtitle=f"RMSE{over} of {second.name} minus {first.name}: {frame.apart:+.3f} {y.units}"
         + "    (interpolated truth)" * interpolated,
         panels=[
-            Panel("Interpolated truth" if interpolated else "Truth", truth),
+            *panels,
             *(Panel(each.name, field) for each, field in zip(every, fields, strict=True)),
             Panel(f"{second.name} minus {first.name}", fields[1] - fields[0], error=True),
             Panel(f"|error|: {second.name} minus {first.name}", nearer, error=True),
@@ -293,8 +425,13 @@ def scene_of(
         look=pictures.look(channel, palette, y.hours),
         errors=pictures.error_look(channel, "difference", y.hours),
         unit=y.pixel_units,
-        **place(truth.shape, y, grid, round(1 / answers[0].task.side())),
+        **where,
     )
+
+
+def said_ahead(run: Scored) -> str:
+    """Its last lead time."""
+    return ahead(run.told["lead_seconds"][-1], run.told["step_seconds"])
 
 
 def place(shape: tuple[int, ...], y: Yardstick, grid: Grid | None, finer: int) -> dict[str, Any]:

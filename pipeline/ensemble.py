@@ -82,10 +82,15 @@ class Crew:
     """The members, asked one after the other."""
 
     def __init__(
-        self, first: Answers, others: Sequence[Member], device: str, tile: int = tiling.TILE
+        self,
+        first: Answers,
+        others: Sequence[Member],
+        device: str,
+        tile: int = tiling.TILE,
+        steps: int | None = None,
     ) -> None:
         """first: the answers of the first member, which is asked by others too."""
-        self.answers = [first, *(Answers(other.trained, device, tile) for other in others)]
+        self.answers = [first, *(Answers(other.trained, device, tile, steps) for other in others)]
 
     @torch.inference_mode()
     def of(self, posed: Posed, first: Tensor, *, keep: bool) -> Spread:

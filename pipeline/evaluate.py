@@ -36,7 +36,7 @@ from pipeline.scorecard import TRUTH, Judge, Yardstick
 from pipeline.scores import FrameScores, Scores, TrackScores
 from pipeline.sites import Site, chosen
 from pipeline.tasks import Task
-from pipeline.windows import usual_step
+from pipeline.windows import of_other_dates, usual_step
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def score_track(job: Job, advance: Callable[..., None]) -> TrackScores:
     done = TrackScores(judge.cards)
     firsts = track.windows(length)
     kept = Arrays(job.arrays / track.id, len(firsts)) if job.arrays else None
-    others = np.roll(firsts, len(firsts) // 2)  # as far away in time as the track reaches
+    others = of_other_dates(firsts)
     for some in np.split(
         np.arange(len(firsts)), range(job.batch_size, len(firsts), job.batch_size)
     ):

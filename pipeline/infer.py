@@ -2,8 +2,9 @@
 
 enhance: the frames as they are, made finer than anything the model has seen (5 km -> 1.25 km).
 check: the frames made coarse, restored, and compared with what they were.
-
 One frame is in memory at a time, and of its features one tile's. What is done is kept until all is.
+
+forecast: the frames that come after the last ones. check, of a forecast: beside those that came.
 """
 
 from __future__ import annotations
@@ -18,25 +19,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipeline import checkpoint, ensemble, inputs, metrics, software, tiling
+from pipeline import checkpoint, ensemble, inputs, metrics, software, start, tiling
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.ensemble import Member
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, UserError
 from pipeline.familiarity import Outside
+from pipeline.inputs import Footage
 from pipeline.interrupts import told_to_stop
+from pipeline.lead_scenes import LeadShots
 from pipeline.maker import Done, Maker, refuse_stopping
+from pipeline.outlook import Outlook
 from pipeline.outputs import formats, geotiff, unfinished
 from pipeline.outputs.formats import Format
-from pipeline.outputs.layout import Layout, stamp
+from pipeline.outputs.layout import Layout, minute, stamp
 from pipeline.outputs.unfinished import Unfinished
 from pipeline.pictures import Palette
 from pipeline.product import ENSEMBLE, Mode, Product, about
 from pipeline.progress import progress, say
-from pipeline.scenes import Shots
+from pipeline.scenes import Shots, sweep
 from pipeline.sources.options import NONE, Options
+from pipeline.tasks import Forecast
 
 Movie = Literal["mp4", "gif"]
+TRAINED_ON = "{} was trained on: its scores say nothing about a new typhoon"
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,48 @@ class Inference:
     notes: list[str]
     pictures: list[Path]
     animations: list[Path]
-    # check: by method, the model first; of an ensemble too, the CRPS; enhance: empty
+    # check: by method, the model first; of an ensemble too, the CRPS; else empty
     scores: dict[str, dict[str, float]]
     units: dict[str, str]  # of the scores
+    leads: tuple[dict[str, dict[str, float]], ...] = ()  # of a forecast: by lead time, as scores
+    step: int = 0  # of a forecast, seconds
+    since: str = ""  # of a forecast: the time that it starts from
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for, and may be made."""
+
+    run: Path
+    trained: Checkpoint
+    which: str
+    footage: Footage
+    input: Path
+    out: Path
+    form: Format
+    folder: Path  # of the pictures
+    pictures: str
+    movies: list[Path]
+    palette: Palette
+    members: list[Member]
+    tile: int
+    device: str
+
+    def history(self, asked: str) -> dict[str, str]:
+        """Attributes that say how an output was made."""
+        name = self.run.resolve().name
+        asked += f" --ensemble {len(self.members)}" if self.members else ""
+        return {
+            "checkpoint": f"{name}/checkpoints/{self.which}.ckpt",
+            "history": f"{software()}: cli infer {name} {self.input.resolve().name} {asked}",
+        }
+
+    def picked(self, times: np.ndarray) -> list[int]:
+        """The frames of an output to draw, all of them being made. Raises UsageError, UserError."""
+        numbers = picked(self.pictures, times, range(len(times)))
+        if numbers:
+            formats.refuse_strangers(self.folder, self.footage.id)
+        return numbers
 
 
 def infer(
@@ -62,7 +107,9 @@ def infer(
     input: Path,
     out: Path,
     *,
-    mode: Mode = "enhance",
+    mode: Mode | None = None,
+    at: str | None = None,
+    steps: int | None = None,
     format: formats.Name | None = None,
     which: str = "best",
     members: int = 0,
@@ -77,19 +124,24 @@ def infer(
     """Use a run's model on one typhoon or gridded field: raw files or a folder of them, or a store.
 
     out: a .nc file, a .zarr or a folder of GeoTIFFs; pictures go into the folder beside it that has
-    its name, and so are animations named. format: where the ending of `out` shall not decide.
-    members: how many sets of the run's weights make an ensemble; 0: none. id: which typhoon, where
-    there are several. options: how raw gridded files are to be read, where they differ from those
-    trained on. tile: x pixels; a smaller one needs less memory and more time. pictures: how
-    many, evenly spread; or "all", "none", or UTC hours as in "2021071900,2021071912". animations:
-    of all frames, unless there is only one.
+    its name, and so are animations named. mode: enhance or check, of a model that forecasts
+    forecast or check; without it the first. at: the time to forecast from, YYYYMMDDHH; without it
+    the latest that can be. steps: frames to forecast, if not as many as trained. format: where the
+    ending of `out` shall not decide. members: how many sets of the run's weights make an ensemble;
+    0: none. id: which typhoon, where there are several. options: how raw gridded files are to be
+    read, where they differ from those trained on. tile: x pixels; a smaller one needs less memory
+    and more time. pictures: how many, evenly spread; or "all", "none", or UTC hours as in
+    "2021071900,2021071912". animations: of all frames, unless there is only one.
 
     Raises UserError for bad input. Stopped, or when the disk refuses (OSError), the frames done are
-    kept in a hidden folder for the next time, and an output that was there before is untouched.
+    kept in a hidden folder for the next time, and an output that was there before is untouched; a
+    forecast is made at once, and nothing is kept of it.
     """
     form = formats.chosen(out, format)
     movies = [out.with_suffix(f".{kind}") for kind in animations]
     trained = checkpoint.load(checkpoint.in_run(run, which))
+    forecasts = isinstance(trained.task, Forecast)
+    chosen = mode_of(mode, forecasts, at, steps)
     formats.refuse_place(form, out, movies)
     if tile < 1:
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
@@ -97,18 +149,56 @@ def infer(
         raise UsageError(f"an ensemble of {members}: expected 2 or more")
     footage = inputs.opened(input, id, trained.data.channels, options)
     form.refuse_others(out, footage.id)
-    folder = formats.beside(out)
-    if picked(pictures, footage.times, range(len(footage.times))):  # a bad wish is refused now
-        formats.refuse_strangers(folder, footage.id)
-    crew = ensemble.members(run, which, members) if members else []
-    answers = Answers(trained, device, tile)
-    product = Product.of(trained, footage, mode, answers.rows[1], [each.name for each in crew])
-    form.refuse_unfit(footage, product)
+    order = Order(
+        run=run,
+        trained=trained,
+        which=which,
+        footage=footage,
+        input=input,
+        out=out,
+        form=form,
+        folder=formats.beside(out),
+        pictures=pictures,
+        movies=movies,
+        palette=palette,
+        members=ensemble.members(run, which, members) if members else [],
+        tile=tile,
+        device=device,
+    )
+    return forecast(order, chosen, at, steps) if forecasts else refine(order, chosen)
 
-    maker = Maker(footage, product, answers, crew, device, Outside(trained.data))
-    name = run.resolve().name
-    asked = f"--mode {mode}" + (f" --ensemble {members}" if members else "")
-    with unfinished.opened(out, depends(run, which, crew, maker)) as parts:
+
+def mode_of(mode: Mode | None, forecasts: bool, at: str | None, steps: int | None) -> Mode:
+    """What to do with a model. Raises UsageError for what it is not for."""
+    if forecasts and mode == "enhance":
+        raise UsageError(
+            "--mode enhance: this model forecasts, and makes nothing finer; take forecast or check"
+        )
+    if steps is not None and steps < 1:
+        raise UsageError(f"{steps} steps ahead: expected 1 or more")
+    if forecasts:
+        return mode or "forecast"
+    for option, given in (
+        ("--mode forecast", mode == "forecast"),
+        ("--at", at),
+        ("--steps", steps),
+    ):
+        if given:
+            raise UsageError(f"{option} is for forecasts, and this model makes frames finer")
+    return mode or "enhance"
+
+
+def refine(order: Order, mode: Mode) -> Inference:
+    """Every frame made finer, or made coarse and restored."""
+    trained, footage, form, out = order.trained, order.footage, order.form, order.out
+    order.picked(footage.times)  # a bad wish is refused now
+    answers = Answers(trained, order.device, order.tile)
+    names = [each.name for each in order.members]
+    product = Product.of(trained, footage, mode, answers.rows[1], names)
+    form.refuse_unfit(footage, product.unit)
+
+    maker = Maker(footage, product, answers, order.members, order.device, Outside(trained.data))
+    with unfinished.opened(out, depends(order, maker)) as parts:
         if parts.changed:
             say(f"{out}: begun anew, since {', '.join(parts.changed)} changed")
         with told_to_stop() as stopping:
@@ -116,16 +206,15 @@ def infer(
             unlike = maker.unlike(done.kept)
             attrs = {
                 **about(trained, footage, product, unlike),
-                "checkpoint": f"{name}/checkpoints/{which}.ckpt",
-                "history": f"{software()}: cli infer {name} {input.resolve().name} {asked}",
+                **order.history(f"--mode {mode}"),
             }
             layout = product.layout(footage, attrs)
             written(form, layout, maker, done.kept, parts, stopping)
-        movies = movies if len(done.kept) > 1 else []
+        movies = order.movies if len(done.kept) > 1 else []
         stored = partial(maker.stored, parts)
-        shots = Shots(footage, answers, product, palette, out, folder, done.kept, stored)
-        shots.sweep()
-        files = shots.draw(picked(pictures, footage.times, done.kept), movies)
+        shots = Shots(footage, answers, product, order.palette, order.folder, done.kept, stored)
+        sweep(footage.id, out, order.folder)
+        files = shots.draw(picked(order.pictures, footage.times, done.kept), movies)
     scores = done.scores(product)
     return Inference(
         file=out,
@@ -142,15 +231,75 @@ def infer(
     )
 
 
-def depends(run: Path, which: str, crew: Sequence[Member], maker: Maker) -> dict[str, Any]:
+def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inference:
+    """The frames after a time; in check mode beside those that came."""
+    trained, footage, form, out = order.trained, order.footage, order.form, order.out
+    answers = Answers(trained, order.device, order.tile, steps)
+    task, known = answers.task, mode == "check"
+    assert isinstance(task, Forecast)
+    begun = start.found(footage, trained, task, known=known, at=at)
+    view = Outlook(trained, footage, task, begun, mode, answers.rows[1:], order.members)
+    if form.name == "geotiff" and view.moves:
+        raise UserError(
+            f"{footage.path}: where {footage.id} will be is not forecast: a GeoTIFF would lie "
+            "nowhere; take --format netcdf or zarr"
+        )
+    form.refuse_unfit(footage, view.place.unit)
+    drawn = order.picked(begun.valid)
+    depends = {"forecast": footage.id, "from": begun.reference}  # all is made at once
+    with unfinished.opened(out, depends) as parts:
+        if parts.changed:
+            say(f"{out}: begun anew, since {', '.join(parts.changed)} changed")
+        with told_to_stop() as stopping:
+            made = view.made(answers, order.device)
+            unlike = view.unlike()
+            asked = f"--mode {mode} --at {stamp(begun.reference)}"
+            asked += f" --steps {steps}" if steps else ""
+            attrs = {**view.about(made, unlike), **order.history(asked)}
+            leads = range(len(begun.valid))
+            with form.written(parts.result, view.layout(attrs), len(leads)) as writer:
+                for lead in leads:
+                    if stopping():
+                        raise KeyboardInterrupt
+                    writer.append(view.frame(made, lead), view.values(made, lead))
+            parts.publish()
+        sweep(footage.id, out, order.folder)
+        shots = LeadShots(view, made, order.palette, order.folder)
+        files = shots.draw(drawn, order.movies)
+    by_lead = tuple(made.scores())
+    scores = made.total()
+    trained_on = known and footage.id in trained.data.train
+    return Inference(
+        file=out,
+        format=form.title,
+        id=footage.id,
+        frames=len(leads),
+        shape=view.shape,
+        problems=[*footage.problems, *begun.problems],
+        notes=[
+            *start.notes(begun, footage, at, known),
+            *unlike,
+            *([TRAINED_ON.format(footage.id)] if trained_on else []),
+        ],
+        pictures=files,
+        animations=order.movies,
+        scores=scores,
+        units=metrics.units(view.channels[0]["units"], next(iter(scores.values()), ())),
+        leads=by_lead,
+        step=begun.step,
+        since=minute(begun.reference),
+    )
+
+
+def depends(order: Order, maker: Maker) -> dict[str, Any]:
     """All that a frame of the output depends on, beside the input's frame, as JSON."""
-    with checkpoint.in_run(run, which).open("rb") as file:
+    with checkpoint.in_run(order.run, order.which).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "version": software(),
         "torch": torch.__version__,
-        "checkpoint": {which: weights},
-        "ensemble": {member.name: member.digest for member in crew},
+        "checkpoint": {order.which: weights},
+        "ensemble": {member.name: member.digest for member in order.members},
         "typhoon": maker.footage.id,
         "mode": maker.product.mode,
         "tile": maker.answers.tile,
@@ -185,7 +334,7 @@ def noted(form: Format, trained: Checkpoint, maker: Maker, done: Done) -> list[s
     footage, product = maker.footage, maker.product
     notes = []
     if product.mode == "check" and footage.id in trained.data.train:
-        notes.append(f"{footage.id} was trained on: its scores say nothing about a new typhoon")
+        notes.append(TRAINED_ON.format(footage.id))
     if product.rows and done.flagged:
         notes.append(
             f"{done.flagged} of {len(done.kept)} frames are flagged (more than "

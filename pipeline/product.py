@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,10 +18,16 @@ from pipeline.inputs import Footage
 from pipeline.outputs.layout import Layout
 from pipeline.tasks import SuperResolutionSettings
 
-Mode = Literal["enhance", "check"]
+Mode = Literal["enhance", "check", "forecast"]
 # What a field shows, beside MODEL and the baseline's own name.
 TRUTH, MEAN, SPREAD = "truth", "ensemble_mean", "ensemble_spread"
 ENSEMBLE = "ensemble"  # the row of its scores: those of its mean
+TIME: tuple[np.dtype, Mapping[str, Any]] = (
+    np.dtype("i8"),
+    {**store.TIME_ATTRS, "long_name": "UTC", "axis": "T"},
+)
+# Name, channel, what it shows (MODEL, MEAN, TRUTH ...) and how to say that.
+Field = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
@@ -103,46 +109,23 @@ class Product:
             return []
         return [MODEL, *([ENSEMBLE] if self.members else []), self.baseline]
 
-    def fields(self) -> Iterator[tuple[str, int, str, str]]:
-        """Name, channel, what it shows (MODEL, MEAN, TRUTH ...) and how to say that."""
+    def fields(self) -> Iterator[Field]:
         named = {MODEL: ("", f"{self.factor} times finer than observed, by {self.model}")}
         if self.mode == "check":
             named = {MODEL: ("", f"restored by {self.model}")}
-        if self.members:
-            count = len(self.members)
-            named[MEAN] = (f"_{MEAN}", f"mean of {count} sets of weights")
-            named[SPREAD] = (
-                f"_{SPREAD}",
-                f"standard deviation (of {count} - 1) of {count} sets of weights",
-            )
+        named |= ensemble_of(len(self.members))
         if self.mode == "check":
             named[self.baseline] = (
                 f"_{self.baseline}",
                 f"restored by {self.baseline} interpolation",
             )
             named[TRUTH] = (f"_{TRUTH}", "as observed")
-        for number, channel in enumerate(self.channels):
-            name = (channel["standard_name"] or channel["name"]).removeprefix("toa_")
-            if len(self.channels) > 1:
-                name = f"{name}_{channel['name']}"
-            for what, (ending, said) in named.items():
-                yield re.sub(r"\W", "_", name) + ending, number, what, said
+        return fields_of(self.channels, named)
 
     def layout(self, footage: Footage, attrs: Mapping[str, Any]) -> Layout:
         places = [name for name in ("latitude", "longitude") if name in footage.variables]
-        fields = {}
-        for name, number, what, said in self.fields():
-            channel = self.channels[number]
-            fields[name] = {
-                "standard_name": channel["standard_name"],
-                "long_name": f"{channel['long_name']}, {said}",
-                "units": channel["units"],
-                **({"coordinates": " ".join(places)} if places else {}),
-            }
-            if not channel["standard_name"] or what == SPREAD:  # a deviation is no temperature
-                del fields[name]["standard_name"]
         series: dict[str, tuple[np.dtype, Mapping[str, Any]]] = {
-            "time": (np.dtype("i8"), {**store.TIME_ATTRS, "long_name": "UTC", "axis": "T"}),
+            "time": TIME,
             **{
                 name: (variable.values.dtype, variable.attrs)
                 for name, variable in footage.variables.items()
@@ -152,32 +135,15 @@ class Product:
                 {"long_name": "fraction of the input's pixels that are missing", "units": "1"},
             ),
             **({} if self.on_a_map else {"satellite": codes(footage.satellites)}),
-            **{
-                f"rmse_{row}": (
-                    np.dtype("f4"),
-                    {
-                        "long_name": f"root-mean-square error of {self.said(row)}",
-                        "units": self.channels[0]["units"],
-                    },
-                )
-                for row in self.rows
-            },
+            **errors_of(self.rows, self.model, self.channels[0]["units"]),
         }
-        if ENSEMBLE in self.rows:
-            series["crps_ensemble"] = (
-                np.dtype("f4"),
-                {
-                    "long_name": "continuous ranked probability score of the ensemble",
-                    "units": self.channels[0]["units"],
-                },
-            )
         return Layout(
             y=self.y,
             x=self.x,
             unit=self.unit,
             pixel=self.pixel,
             axes=self.axes,
-            fields=fields,
+            fields=described(self.channels, self.fields(), places),
             series=series,
             attrs=attrs,
         )
@@ -185,10 +151,71 @@ class Product:
     @property
     def on_a_map(self) -> bool:
         """Whether every pixel has one place for all frames; a storm's have not."""
-        return "standard_name" in next(iter(self.axes.values()))
+        return on_a_map(self.axes)
 
-    def said(self, row: str) -> str:
-        return {MODEL: self.model, ENSEMBLE: "the ensemble's mean"}.get(row, row)
+
+def on_a_map(axes: Mapping[str, Mapping[str, Any]]) -> bool:
+    """As Product says, of the attributes of y and x."""
+    return "standard_name" in next(iter(axes.values()))
+
+
+def fields_of(
+    channels: Sequence[Mapping[str, Any]], named: Mapping[str, tuple[str, str]]
+) -> Iterator[Field]:
+    """named: the ending of each variable's name, by what it shows, and how to say that."""
+    for number, channel in enumerate(channels):
+        name = (channel["standard_name"] or channel["name"]).removeprefix("toa_")
+        if len(channels) > 1:
+            name = f"{name}_{channel['name']}"
+        for what, (ending, said) in named.items():
+            yield re.sub(r"\W", "_", name) + ending, number, what, said
+
+
+def ensemble_of(count: int) -> dict[str, tuple[str, str]]:
+    """What fields_of takes, of so many members; of none nothing."""
+    if not count:
+        return {}
+    return {
+        MEAN: (f"_{MEAN}", f"mean of {count} sets of weights"),
+        SPREAD: (
+            f"_{SPREAD}",
+            f"standard deviation (of {count} - 1) of {count} sets of weights",
+        ),
+    }
+
+
+def described(
+    channels: Sequence[Mapping[str, Any]], fields: Iterable[Field], places: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """CF attributes of each field; places: the names of its coordinates that are no dimensions."""
+    made = {}
+    for name, number, what, said in fields:
+        channel = channels[number]
+        made[name] = {
+            "standard_name": channel["standard_name"],
+            "long_name": f"{channel['long_name']}, {said}",
+            "units": channel["units"],
+            **({"coordinates": " ".join(places)} if places else {}),
+        }
+        if not channel["standard_name"] or what == SPREAD:  # a deviation is no temperature
+            del made[name]["standard_name"]
+    return made
+
+
+def errors_of(
+    rows: Sequence[str], model: str, units: str
+) -> dict[str, tuple[np.dtype, Mapping[str, Any]]]:
+    """Series of the errors of each of these rows of a table of scores."""
+    said = {MODEL: model, ENSEMBLE: "the ensemble's mean"}
+    named = {
+        f"rmse_{row}": f"root-mean-square error of {said.get(row, row.replace('_', ' '))}"
+        for row in rows
+    }
+    if ENSEMBLE in rows:
+        named["crps_ensemble"] = "continuous ranked probability score of the ensemble"
+    return {
+        name: (np.dtype("f4"), {"long_name": long, "units": units}) for name, long in named.items()
+    }
 
 
 def settings_of(trained: Checkpoint) -> SuperResolutionSettings:
@@ -208,11 +235,27 @@ def placed(trained: Checkpoint, footage: Footage, finer: int, shape: tuple[int, 
             return forecasts.place(footage.grid, finer, shape)
         except UserError as error:
             raise UserError(f"{footage.path}: {error}") from None
+    return centred(trained, footage, shape, finer=finer)
+
+
+def centred(
+    trained: Checkpoint,
+    footage: Footage,
+    shape: tuple[int, int],
+    *,
+    finer: int = 1,
+    coarser: int = 1,
+) -> Place:
+    """About the frame's centre, where a tracked storm is.
+
+    shape: (H, W) of the output, from the frame's north-western corner on; so many times finer, or
+    coarser, than the input.
+    """
     _, H, W = footage.shape
     kilometres = footage.attrs.get("pixel_km", trained.data.attrs.get("pixel_km"))
     pixel, unit = (1.0, "pixels") if kilometres is None else (float(kilometres), "km")
     north, east = H / 2 * pixel, W / 2 * pixel  # of the frame's edges
-    pixel /= finer
+    pixel = pixel * coarser / finer
     y = north - (np.arange(shape[0]) + 0.5) * pixel
     x = (np.arange(shape[1]) + 0.5) * pixel - east
     nominal = f"{pixel:g} {unit} per pixel, nominal"
@@ -244,8 +287,7 @@ def about(
 
     unlike: sentences on how the input differs from what was trained on.
     """
-    ours, theirs = footage.attrs, trained.data.attrs
-    f = product.factor
+    theirs, f = trained.data.attrs, product.factor
     long_name = product.channels[0]["long_name"]
     if product.mode == "enhance":
         sides = {"km": "pixel_km", "deg": "grid_degrees"}
@@ -258,24 +300,51 @@ def about(
         )
     if settings_of(trained).conserve_mass != "none":
         comment += f" The mean of every {f}x{f} pixels is the coarse value that they come from."
-    attribution = joined(ours.get("attribution"), theirs.get("attribution"))
     done = f"coarsened {f} times and restored by"
     if product.mode == "enhance":
         done = f"made finer {f} times by"
+    return origin(
+        trained,
+        footage,
+        unlike,
+        title=f"{footage.id}: {long_name}, {done} {product.model}",
+        source=f"super-resolution by {product.model} of eddy",
+        comment=" ".join([comment, *product.notes]),
+        mode=product.mode,
+        members=product.members,
+        factor=np.int32(f),
+    )
+
+
+def origin(
+    trained: Checkpoint,
+    footage: Footage,
+    unlike: Sequence[str],
+    *,
+    title: str,
+    source: str,
+    comment: str,
+    mode: Mode,
+    members: Sequence[str],
+    **more: Any,
+) -> dict[str, Any]:
+    """Attributes of every output: rights, what it was made of and by which model."""
+    ours, theirs = footage.attrs, trained.data.attrs
+    attribution = joined(ours.get("attribution"), theirs.get("attribution"))
     attrs = {
-        "title": f"{footage.id}: {long_name}, {done} {product.model}",
-        "source": joined(ours.get("source"), f"super-resolution by {product.model} of eddy"),
+        "title": title,
+        "source": joined(ours.get("source"), source),
         "references": attribution,
         "license": joined(ours.get("license"), theirs.get("license")),
         "attribution": attribution,
-        "comment": " ".join([comment, *product.notes]),
+        "comment": comment,
         "warning": " ".join(unlike),
         "projection": ours.get("projection", ""),
         "track_id": footage.id,
-        "mode": product.mode,
-        "factor": np.int32(f),
-        "model": product.model,
-        "ensemble_members": ", ".join(product.members),
+        "mode": mode,
+        **more,
+        "model": trained.settings.model_name,
+        "ensemble_members": ", ".join(members),
         "epoch": np.int32(trained.training["position"]["epoch"]),
         "training_tracks": " ".join(trained.data.train),
         "training_store": trained.data.store,

@@ -16,7 +16,7 @@ from pipeline.answers import MODEL, Answers, shown
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import moment, stamp
 from pipeline.pictures import Palette, Panel, Scene
-from pipeline.product import SPREAD, TRUTH, Product
+from pipeline.product import SPREAD, TRUTH, Product, on_a_map
 from pipeline.progress import progress
 from pipeline.scaling import is_rain
 
@@ -32,18 +32,10 @@ class Shots:
     answers: Answers
     product: Product
     palette: Palette
-    out: Path  # the output
     folder: Path  # of the pictures
     kept: list[int]  # the output's frames, as numbers of the footage
     # Of one frame: its fields by variable name, (H, W) with NaN where missing, and its RMSE by row.
     stored: Callable[[int], tuple[dict[str, np.ndarray], dict[str, float]]]
-
-    def sweep(self) -> None:
-        """Remove what a killed process left where it was drawing; call it within the claim."""
-        atomic.sweep(self.folder, f"{glob.escape(self.footage.id)}-*.png")
-        for ending in drawing.MOVIES:
-            movie = self.out.with_suffix(ending)
-            atomic.sweep(movie.parent, glob.escape(movie.name))
 
     def draw(self, numbers: Sequence[int], movies: Sequence[Path]) -> list[Path]:
         """A PNG of each of these frames, animations of all; returns the PNGs."""
@@ -121,16 +113,11 @@ class Shots:
 
     @property
     def hours(self) -> float | None:
-        """That rain was accumulated over, where that is known."""
-        hours = self.footage.attrs.get("accumulation_hours")
-        return float(hours) if hours and is_rain(self.product.channels[0]) else None
+        return hours_of(self.footage, self.product.channels[0])
 
     @property
     def origin(self) -> Literal["centre", "earth", "map"]:
-        """What the pictures' axes count from."""
-        if not self.product.on_a_map:
-            return "centre"
-        return "earth" if self.product.unit == "deg" else "map"
+        return origin_of(self.product.axes, self.product.unit)
 
     @property
     def zoom(self) -> drawing.Extent | None:
@@ -149,19 +136,47 @@ class Shots:
         """Where the storm was and how strong, as far as the source knows; of rain, how long."""
         if self.product.on_a_map:
             return f"rain of {self.hours:g} h" if self.hours else ""
-        known = {
-            name: float(variable.values[number])
-            for name, variable in self.footage.variables.items()
-            if np.isfinite(variable.values[number])
-        }
-        said = []
-        if {"latitude", "longitude"} <= known.keys():
-            said.append(f"centre {position(known['latitude'], known['longitude'])}")
-        if "central_pressure" in known:
-            said.append(f"{known['central_pressure']:.0f} hPa")
-        if known.get("max_wind"):  # 0 stands for "not analysed"
-            said.append(f"{known['max_wind']:.0f} kt")
-        return "    ".join(said) or "no best track"
+        return best_track(self.footage, number) or "no best track"
+
+
+def sweep(id: str, out: Path, folder: Path) -> None:
+    """Remove what a killed process left where it was drawing; call it within the claim."""
+    atomic.sweep(folder, f"{glob.escape(id)}-*.png")
+    for ending in drawing.MOVIES:
+        movie = out.with_suffix(ending)
+        atomic.sweep(movie.parent, glob.escape(movie.name))
+
+
+def hours_of(footage: Footage, channel: Mapping[str, Any]) -> float | None:
+    """That rain was accumulated over, where that is known."""
+    hours = footage.attrs.get("accumulation_hours")
+    return float(hours) if hours and is_rain(channel) else None
+
+
+def origin_of(
+    axes: Mapping[str, Mapping[str, Any]], unit: str
+) -> Literal["centre", "earth", "map"]:
+    """What the axes of a picture count from."""
+    if not on_a_map(axes):
+        return "centre"
+    return "earth" if unit == "deg" else "map"
+
+
+def best_track(footage: Footage, number: int) -> str:
+    """Where the storm of a frame was and how strong, as far as the source knows."""
+    known = {
+        name: float(variable.values[number])
+        for name, variable in footage.variables.items()
+        if np.isfinite(variable.values[number])
+    }
+    said = []
+    if {"latitude", "longitude"} <= known.keys():
+        said.append(f"centre {position(known['latitude'], known['longitude'])}")
+    if "central_pressure" in known:
+        said.append(f"{known['central_pressure']:.0f} hPa")
+    if known.get("max_wind"):  # 0 stands for "not analysed"
+        said.append(f"{known['max_wind']:.0f} kt")
+    return "    ".join(said)
 
 
 def spread_look(channel: Mapping[str, Any]) -> drawing.Look:

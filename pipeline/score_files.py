@@ -56,6 +56,16 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "by_frame": dict,
     "curves": dict,
 }
+OF_A_TASK: dict[str, dict[str, type | tuple[type, ...]]] = {  # beside those, by its kind
+    "superres": {"factor": int, "truth": str},
+    "forecast": {
+        "past": int,
+        "future": int,
+        "step_seconds": int,
+        "lead_times": list,
+        "lead_seconds": list,
+    },
+}
 PARTS = {  # and what these of them must hold
     "intervals": ("level", "resamples", "over", "against", "rows", "differences", "model_minus"),
     "psnr_range": ("min", "max", "units"),
@@ -101,7 +111,7 @@ def read(run: Path, on: str) -> dict[str, Any]:
 
 def refuse_incomplete(told: Mapping[str, Any]) -> None:
     """Raises ValueError for scores of which a part is missing, or is not what it should be."""
-    for name, kind in REQUIRED.items():
+    for name, kind in (REQUIRED | OF_A_TASK.get(told.get("task", ""), {})).items():
         if not isinstance(told.get(name), kind):
             raise ValueError(f"{name} is missing or damaged")
     for name, keys in PARTS.items():
@@ -110,19 +120,25 @@ def refuse_incomplete(told: Mapping[str, Any]) -> None:
     rows, found = told["rows"], told["intervals"]
     if found["against"] not in rows or set(found["model_minus"]) != set(rows[1:]):
         raise ValueError("intervals are of other methods")
-    for where, of in {"all tracks": told, **told["tracks"]}.items():
+    leads = {f"lead {n}": of for n, of in enumerate(told.get("lead_times", []))}
+    for where, of in {"all tracks": told, **leads, **told["tracks"]}.items():
         for row in rows:
             if set(told["units"]) - set(of.get(row) or ()):
                 raise ValueError(f"{where}: scores of {row} are missing")
     if not set(told["tracks"]) == set(told["track_frames"]) == set(told["by_frame"]):
         raise ValueError("tracks, track_frames and by_frame are of other tracks")
+    if len(told.get("lead_seconds", [])) != len(leads):
+        raise ValueError("lead_times and lead_seconds are of other leads")
     for id, by in told["by_frame"].items():
+        if leads and sorted(set(by.get("lead") or ())) != list(range(len(leads))):
+            raise ValueError(f"{id} has not every lead")
         refuse_uneven(id, by, rows, told["track_frames"][id])
 
 
 def refuse_uneven(id: str, by: Mapping[str, Any], rows: list[str], frames: int) -> None:
     """Raises ValueError for columns of by_frame that have not a value for each frame."""
     columns = {name: by.get(name) for name in ("frame", "time", "satellite")}
+    columns |= {"lead": by["lead"]} if "lead" in by else {}
     for name in PER_FRAME:
         columns |= {f"{name} of {row}": (by.get(name) or {}).get(row) for row in rows}
     for name, column in columns.items():
@@ -130,16 +146,13 @@ def refuse_uneven(id: str, by: Mapping[str, Any], rows: list[str], frames: int) 
             raise ValueError(f"{id} has not one {name} for each of {frames} frames")
 
 
-def scored(run: Path, on: str, limit: str) -> tuple[dict[str, Any], Checkpoint]:
+def scored(run: Path, on: str) -> tuple[dict[str, Any], Checkpoint]:
     """scores.json, and the checkpoint that it is of.
 
-    limit: what to say of a forecast. Raises UserError for that, and for a run that was not
-    evaluated, or was trained since.
+    Raises UserError for a run that was not evaluated, or was trained since.
     """
     checkpoint.refuse_missing(run)
     told = read(run, on)
-    if told["task"] == "forecast":
-        raise UserError(f"{run}: forecasts frames; {limit}")
     trained = checkpoint.load(checkpoint.in_run(run, told["checkpoint"]))
     refuse_stale(run, on, trained, told)
     return told, trained

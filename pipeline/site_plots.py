@@ -14,7 +14,8 @@ from pipeline.sites import Series
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = ("model", "bicubic", "bilinear")  # as far as they are there; others would hide them
+# As far as they are there; others would hide them
+SHOWN = ("model", "bicubic", "bilinear", "persistence", "optical_flow")
 COLOURS = ("#0072b2", "#d55e00", "#999999")  # told apart by the colour-blind (Okabe and Ito 2008)
 MARKS = ("o", "^", "x")
 
@@ -54,7 +55,8 @@ def dates(axes: Axes, series: Series, units: str) -> None:
 
 def shown(series: Series) -> list[tuple[str, str, str]]:
     """Methods to draw, each with its colour and mark."""
-    return [each for each in zip(SHOWN, COLOURS, MARKS, strict=True) if each[0] in series.rows]
+    there = [row for row in SHOWN if row in series.rows]
+    return list(zip(there, COLOURS, MARKS, strict=False))
 
 
 def frame(axes: Axes, series: Series, units: str, what: str) -> None:
@@ -64,5 +66,5 @@ def frame(axes: Axes, series: Series, units: str, what: str) -> None:
     axes.plot([low, high], [low, high], color="0.5", lw=0.8, zorder=0)
     axes.set_title(f"{series.site.said}: {what}", size=10)
     axes.set_xlabel(f"truth [{units}]")
-    axes.set_ylabel(f"restored [{units}]")
+    axes.set_ylabel(f"estimated [{units}]")
     axes.set_aspect("equal", adjustable="datalim")

@@ -15,6 +15,11 @@ def usual_step(times: np.ndarray) -> int:
     return int(steps[counts.argmax()]) if len(steps) else 0
 
 
+def of_other_dates(firsts: np.ndarray) -> np.ndarray:
+    """For each window of a track another of the same track: as far away as it reaches."""
+    return np.roll(firsts, len(firsts) // 2)
+
+
 def starts(times: np.ndarray, usable: np.ndarray, length: int) -> np.ndarray:
     """Index of the first frame of every window of `length` frames.
 

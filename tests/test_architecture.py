@@ -18,6 +18,7 @@ VERBS = {
     "evaluate",
     "report",
     "compare",
+    "upstream",
 }
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("models/*.py")])
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in [*FILES, ROOT / "cli.py"]}

@@ -125,7 +125,7 @@ def changed(runs: list[Path], folder: Path, **told: object) -> list[Path]:
         ({"epoch": 9}, "scored after epoch 9"),
         ({"step": 99}, "scored after step 99"),
         ({"id": "another"}, "of another evaluation than scores.json"),
-        ({"task": "forecast"}, "only super-resolution can be compared"),
+        ({"task": "forecast"}, "past is missing or damaged"),
     ],
 )
 def test_refuses_scores_of_another_model_or_evaluation(

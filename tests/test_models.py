@@ -107,7 +107,9 @@ def test_checkpoint_gives_the_same_output(name):
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    again = models.build(name, geometry(name), models.find(name).Settings(**SMALL.get(name, {})).model_dump())
+    again = models.build(
+        name, geometry(name), models.find(name).Settings(**SMALL.get(name, {})).model_dump()
+    )
     again.load_state_dict(torch.load(file, weights_only=True), strict=True)
     ema = copy.deepcopy(model)
     with torch.no_grad():

@@ -445,11 +445,11 @@ def test_a_mean_logit_is_not_called_a_loss(page: str, scores: dict[str, Any]) ->
     assert "d_real" not in page  # the run ended before its discriminators joined
 
 
-def test_forecasts_are_refused(home: Path, tmp_path: Path) -> None:
+def test_scores_of_which_a_part_is_missing_are_refused(home: Path, tmp_path: Path) -> None:
     run = shutil.copytree(home / "run", tmp_path / "run")
     told = json.loads((run / "scores.json").read_text())
     (run / "scores.json").write_text(json.dumps({**told, "task": "forecast"}))
-    with pytest.raises(UserError, match="super-resolution only"):
+    with pytest.raises(UserError, match=r"past is missing or damaged.*evaluate .* again"):
         report.report(run)
 
 

@@ -14,7 +14,6 @@ from pipeline import atomic
 from pipeline.errors import UsageError, UserError
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import Layout, Writer
-from pipeline.product import Product
 
 Name = Literal["netcdf", "zarr", "geotiff"]
 Written = Callable[[Path, Layout, int], AbstractContextManager[Writer]]
@@ -38,10 +37,10 @@ class Format:
         written: Written = importlib.import_module(self.module).written
         return written(path, layout, count)
 
-    def refuse_unfit(self, footage: Footage, product: Product) -> None:
-        """Raises UserError where the format cannot hold this typhoon."""
+    def refuse_unfit(self, footage: Footage, unit: str) -> None:
+        """Raises UserError where the format cannot hold this typhoon; unit: as a Layout's."""
         if self.name == "geotiff":
-            importlib.import_module(self.module).refuse_unfit(footage, product)
+            importlib.import_module(self.module).refuse_unfit(footage, unit)
 
     def refuse_others(self, out: Path, id: str) -> None:
         """Raises UserError where `out` is there and is not, or holds more than, an earlier output.

@@ -17,8 +17,7 @@ import numpy as np
 from pipeline import store
 from pipeline.errors import UserError
 from pipeline.inputs import Footage
-from pipeline.outputs.layout import Layout, moment, plain, stamp
-from pipeline.product import Product
+from pipeline.outputs.layout import Layout, instant, moment, plain, stamp
 
 BLOCK = 256  # pixels; side of a compressed tile
 FLOATING = 3  # TIFF's predictor for floating-point numbers
@@ -70,10 +69,10 @@ class Writer:
 
     def moment(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Tags of one time step: the series by name, with their units; and TIFF's own."""
-        tags = {}
+        tags = {name: instant(seconds) for name, (seconds, _) in self.layout.moments.items()}
         for name, (dtype, attrs) in self.layout.series.items():
             if name == "time":
-                tags[name] = moment(values[name]).strftime("%Y-%m-%dT%H:%M:%SZ")
+                tags[name] = instant(values[name])
             elif "flag_meanings" in attrs:
                 tags[name] = attrs["flag_meanings"].split()[values[name]]
             else:
@@ -110,16 +109,19 @@ def written(path: Path, layout: Layout, count: int) -> Iterator[Writer]:
     yield Writer(path, layout)
 
 
-def refuse_unfit(footage: Footage, product: Product) -> None:
-    """Raises UserError without rasterio, a size of the pixels, or any storm centre."""
+def refuse_unfit(footage: Footage, unit: str) -> None:
+    """Raises UserError without rasterio, a size of the pixels, or any storm centre.
+
+    unit: of the output's coordinates, as a Layout has it.
+    """
     try:
         import rasterio  # noqa: F401  # an extra
     except ImportError:
         raise UserError("GeoTIFF needs rasterio: pip install eddy[geotiff]") from None
-    if product.unit == "deg":
+    if unit == "deg":
         return
     told = ": a GeoTIFF would lie nowhere; take --format netcdf or zarr"
-    if product.unit != "km":
+    if unit != "km":
         raise UserError(f"{footage.path}: the size of its pixels is not known (pixel_km){told}")
     if unplaced(footage, range(len(footage.times))) == len(footage.times):
         raise UserError(f"{footage.path}: no best track says where {footage.id} was{told}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,8 @@ class Layout:
     fields: Mapping[str, Mapping[str, Any]]  # (time, y, x) float32, NaN where missing
     series: Mapping[str, tuple[np.dtype, Mapping[str, Any]]]  # (time); "time" is one of them
     attrs: Mapping[str, Any]  # of the whole
+    # One for all frames: seconds since 1970, UTC, and its CF attributes.
+    moments: Mapping[str, tuple[int, Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def coordinates(self) -> dict[str, np.ndarray]:
@@ -68,6 +70,23 @@ def is_output(path: Path) -> bool:
 
 def moment(seconds: int) -> datetime:
     return datetime.fromtimestamp(int(seconds), UTC)
+
+
+def minute(seconds: int) -> str:
+    """A time for people."""
+    return f"{moment(seconds):{'%Y-%m-%d %H:%M:%S' if seconds % 60 else '%Y-%m-%d %H:%M'}} UTC"
+
+
+def instant(seconds: int) -> str:
+    """A time for programs, ISO 8601."""
+    return moment(seconds).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def lasting(seconds: float) -> str:
+    """A time step or a lead time: 3 h, 30 min, 10 s."""
+    if seconds % 60:
+        return f"{seconds:g} s"
+    return f"{seconds / 60:g} min" if seconds % 3600 else f"{seconds / 3600:g} h"
 
 
 def stamp(seconds: int) -> str:

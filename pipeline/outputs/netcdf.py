@@ -63,6 +63,9 @@ class Writer:
                 name, ("time",), dtype, chunks=(1024,), fillvalue=missing
             )
             self.series[name].attrs.update(attrs)
+        for name, (seconds, attrs) in layout.moments.items():
+            file.create_variable(name, (), "i8", data=seconds)
+            file.variables[name].attrs.update(attrs)
         for name, values in places.items():
             file.create_variable(name, (name,), values.dtype, data=values)
             file.variables[name].attrs.update(layout.axes[name])

@@ -32,7 +32,9 @@ class Writer:
         self.layout, self.count = layout, 0
         self.series = {n: np.empty(count, dtype) for n, (dtype, _) in layout.series.items()}
         for name, values in layout.coordinates.items():
-            self.small(name, name, values, layout.axes[name])
+            self.small(name, (name,), values, layout.axes[name])
+        for name, (seconds, about) in layout.moments.items():
+            self.small(name, (), np.array(seconds, np.int64), about)
         H, W = len(layout.y), len(layout.x)
         self.fields = {
             name: self.group.create_array(
@@ -57,14 +59,16 @@ class Writer:
 
     def close(self) -> None:
         for name, values in self.series.items():
-            self.small(name, "time", values, self.layout.series[name][1])
+            self.small(name, ("time",), values, self.layout.series[name][1])
         with warnings.catch_warnings():
             # Readers that do not know it simply read each array's own metadata.
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
             zarr.consolidate_metadata(self.group.store)
 
-    def small(self, name: str, dim: str, values: np.ndarray, attrs: Mapping[str, Any]) -> None:
-        """A whole coordinate or series, as one chunk."""
+    def small(
+        self, name: str, dims: tuple[str, ...], values: np.ndarray, attrs: Mapping[str, Any]
+    ) -> None:
+        """A whole coordinate, series or single number, as one chunk."""
         missing = np.nan if values.dtype.kind == "f" else 0
         array = self.group.create_array(
             name,
@@ -73,10 +77,10 @@ class Writer:
             dtype=values.dtype,
             fill_value=missing,
             compressors=PACKED,
-            dimension_names=(dim,),
+            dimension_names=dims,
             attributes=as_json(attrs),
         )
-        array[:] = values
+        array[...] = values
 
 
 @contextmanager

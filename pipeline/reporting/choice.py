@@ -1,7 +1,8 @@
-"""Which of the scored frames a report shows."""
+"""Which of the scored frames a report shows, and of forecasts which windows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +21,7 @@ LOOP_FRAMES = 48
 APART = 24 * 3600  # seconds, at least, between two frames that are shown for their rain
 READ = 64  # frames at once
 LATE = 1.5  # of the usual step: a longer one is a gap
+WET_PART = 4  # of the windows of rain the wettest one in so many may be shown: most are dry
 
 
 class Timed(Protocol):
@@ -59,6 +61,23 @@ class Scored:
         return self.time.replace("T", " ").removesuffix("Z") + " UTC"
 
 
+@dataclass(frozen=True)
+class Window:
+    """One forecast that was scored."""
+
+    frames: tuple[Scored, ...]  # one per lead time
+    reason: str = ""  # why it was chosen
+
+    @property
+    def track(self) -> str:
+        return self.frames[0].track
+
+    def rmse(self, row: str) -> float | None:
+        """Over all lead times; None where no pixel was scored."""
+        known = [rmse for frame in self.frames if (rmse := frame.rmse.get(row)) is not None]
+        return math.sqrt(sum(rmse**2 for rmse in known) / len(known)) if known else None
+
+
 def scored(by_frame: Mapping[str, Any]) -> list[Scored]:
     """Every frame of scores.json, track by track."""
     made = []
@@ -68,6 +87,42 @@ def scored(by_frame: Mapping[str, Any]) -> list[Scored]:
             rmse = {row: values[place] for row, values in rows.items()}
             made.append(Scored(id, number, told["time"][place], told["satellite"][place], rmse))
     return made
+
+
+def windows(by_frame: Mapping[str, Any]) -> list[Window]:
+    """Every window of a forecast's scores.json, track by track."""
+    made = []
+    for id, told in by_frame.items():
+        frames = scored({id: told})
+        firsts = [place for place, lead in enumerate(told["lead"]) if lead == 0]
+        made += [Window(tuple(frames[a:b])) for a, b in pairwise([*firsts, len(frames)])]
+    return made
+
+
+def chosen_windows(every: Sequence[Window], count: int, wet: Wetness | None = None) -> list[Window]:
+    """So many, evenly from the smallest RMSE of the model to the largest; one alone from between.
+
+    wet: of rain, of every frame; of the wettest windows only.
+    """
+    ranked = [window for window in every if window.rmse(MODEL) is not None] or list(every)
+    among = "all windows"
+    if wet is not None:
+        ranked.sort(key=lambda window: -sum(wet[frame.key] for frame in window.frames))
+        ranked = ranked[: max(count, -(-len(ranked) // WET_PART))]
+        among = f"the {len(ranked)} wettest windows"
+    ranked.sort(key=lambda window: window.rmse(MODEL) or 0.0)
+    last = len(ranked) - 1
+    wanted = np.linspace(0, last, min(count, len(ranked))) if count > 1 else np.array([last / 2])
+    told = {round(last / 2): "A typical one: in the middle of", 0: "The smallest error of"}
+    told |= {last: "The largest error of"} if last else {}
+    return [
+        replace(
+            ranked[place],
+            reason=f"{told.get(place, f'Number {place + 1} by its error, smallest first, of')} "
+            f"{among}",
+        )
+        for place in wanted.round().astype(int).tolist()
+    ]
 
 
 def chosen(
@@ -138,15 +193,15 @@ def looped(frames: Sequence[Scored], most: int = LOOP_FRAMES) -> tuple[list[Scor
     return [frame for frame in frames if frame.track == id][::every], every
 
 
-def wetness(opened: Store, keys: Iterable[Key]) -> dict[Key, float]:
-    """The mean of the first channel over each of these frames, mm; 0 where no pixel was seen."""
+def wetness(opened: Store, keys: Iterable[Key], channel: int = 0) -> dict[Key, float]:
+    """The mean of a channel over each of these frames, mm; 0 where no pixel was seen."""
     found: dict[Key, float] = {}
     wanted = set(keys)
     for id in sorted({id for id, _ in wanted}):
         numbers = [number for track, number in wanted if track == id]
         for first in range(min(numbers), max(numbers) + 1, READ):
             count = min(READ, max(numbers) + 1 - first)
-            fields = opened.track(id).checked(first, count)[:, 0].astype(np.float64)
+            fields = opened.track(id).checked(first, count)[:, channel].astype(np.float64)
             seen = (~np.isnan(fields)).sum(axis=(1, 2))
             means = np.nansum(fields, axis=(1, 2)) / np.maximum(seen, 1)
             found |= {(id, first + place): float(mean) for place, mean in enumerate(means)}

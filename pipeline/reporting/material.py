@@ -8,8 +8,11 @@ from typing import Any
 
 from pipeline.answers import MODEL
 from pipeline.reporting.storyboard import Board
+from pipeline.reporting.words import ahead
 from pipeline.scaling import RAIN
 from pipeline.scorecard import DEGREES
+
+PIXELS = "pixels"  # the unit of a pixel's side where nobody knows how large it is
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,18 @@ class Material:
     @property
     def followed(self) -> bool:
         """Whether frames are centred on something that moves, as a storm does; a grid stays."""
-        return not self.rain and self.scores["pixel_units"] != DEGREES
+        return not self.rain and self.scores["pixel_units"] not in (DEGREES, PIXELS)
+
+    @property
+    def forecast(self) -> bool:
+        """Whether frames were forecast, and so scored at lead times; else they were made finer."""
+        return bool(self.scores["task"] == "forecast")
+
+    @property
+    def leads(self) -> list[str]:
+        """The lead times in words; none where nothing was forecast."""
+        step = self.scores.get("step_seconds", 0)
+        return [ahead(seconds, step) for seconds in self.scores.get("lead_seconds", ())]
 
     @property
     def quantity(self) -> str:

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from pipeline.reporting.material import Material
 from pipeline.reporting.panels import film, frames_of
-from pipeline.reporting.plots import curves, over_time, training
+from pipeline.reporting.plots import curves, over_leads, over_time, training
+from pipeline.reporting.strips import strips_of
 from pipeline.reporting.summary import capital, summary
 from pipeline.reporting.tables import METHODS, grouped, heads, meanings, rows_of, scores_intro
 from pipeline.reporting.words import TIMES, count
@@ -48,14 +49,15 @@ def context(m: Material) -> dict[str, Any]:
     """What the template is told."""
     scores = m.scores
     against = ", against interpolated truth" if scores.get("truth") == "interpolated" else ""
+    does = f"{TIMES}{scores['factor']}" if not m.forecast else f"{m.leads[-1]} ahead"
+    per_window = len(m.leads) or 1
     groups: list[dict[str, Any]] = [
         {"title": title, "scores": heads(m, names), "rows": rows_of(m, scores, names, True)}
         for title, names in grouped(list(scores["units"])).items()
     ]
     return {
         "software": m.software,
-        "title": f"{m.model} {TIMES}{scores['factor']} on {count(len(m.ids), 'track')} "
-        f"never trained on{against}",
+        "title": f"{m.model} {does} on {count(len(m.ids), 'track')} never trained on{against}",
         "kicker": f"Run {m.run} · {scores['on']} tracks · {m.quantity}",
         "summary": summary(m),
         "scores_intro": scores_intro(m),
@@ -68,20 +70,23 @@ def context(m: Material) -> dict[str, Any]:
         "tracks": [
             {
                 "id": id,
-                "frames": scores["track_frames"][id],
+                "frames": scores["track_frames"][id] // per_window,
                 "rows": rows_of(m, rows, [s["name"] for s in groups[0]["scores"]], False),
             }
             for id, rows in scores["tracks"].items()
         ],
+        "of_a_track": "windows" if m.forecast else "frames",
         "tracks_note": " ".join(
             [
                 *map(capital, m.notes),
                 "The other scores of each track are in scores.csv beside scores.json.",
             ]
         ),
+        **over_leads(m),
         **over_time(m),
         "training": training(m),
-        **frames_of(m),
+        "forecast": m.forecast,
+        **(strips_of(m) if m.forecast else frames_of(m)),
         "film": film(m, m.board.loop) if m.board.loop else None,
         "curves": curves(m),
         "facts": facts(m),

@@ -13,11 +13,12 @@ from pipeline.answers import MODEL
 from pipeline.pictures import Extent, Look, degree, proportions, round_values
 from pipeline.reporting import charts, trackmap
 from pipeline.reporting.choice import Scored
-from pipeline.reporting.material import Material
+from pipeline.reporting.material import PIXELS, Material
 from pipeline.reporting.storyboard import COARSE, DETAIL, ERROR, SMALL, TRUTH, Loop, Still
 from pipeline.reporting.summary import capital
 from pipeline.reporting.words import (
     TIMES,
+    ahead,
     count,
     length,
     method,
@@ -33,7 +34,8 @@ def panel_label(m: Material, what: str, frame: Scored | None) -> str:
         return f"Low-res, {length(s['factor'] * s['pixel'], s['pixel_units'])}"
     if what == TRUTH:
         name = "Interpolated truth" if s.get("truth") == "interpolated" else "Truth"
-        return f"{name}, {length(s['pixel'], s['pixel_units'])}"
+        known = s["pixel_units"] != PIXELS
+        return name + (f", {length(s['pixel'], s['pixel_units'])}" if known else "")
     if what == ERROR:
         return f"{m.model} minus truth"
     name = m.model if what == MODEL else method(what)
@@ -119,6 +121,12 @@ def frames_intro(m: Material, small: bool) -> str:
     return f"{said}One colour scale serves all."
 
 
+def averaged(whole: tuple[int, int], shape: tuple[int, int]) -> str:
+    """Of how many pixels one of a picture is the mean."""
+    f = -(-max(whole) // max(shape)) if max(shape) < max(whole) else 1
+    return f"; one shown is the mean of {f} {TIMES} {f}" if f > 1 else ""
+
+
 def part_shown(m: Material) -> str:
     """What is shown enlarged."""
     return "wettest part" if m.rain else "middle"
@@ -168,7 +176,7 @@ def colour_bar(kind: str, look: Look, picture: str) -> dict[str, Any]:
 
 def film(m: Material, loop: Loop) -> dict[str, Any]:
     """The loop, as the page's script takes it."""
-    order = [COARSE, *m.board.methods, TRUTH]
+    order = [TRUTH, *m.board.methods] if m.forecast else [COARSE, *m.board.methods, TRUTH]
     course, shown = loop.course, loop.places
     places = trackmap.places(course, shown) if course else [None] * len(shown)
     frames = [
@@ -176,7 +184,7 @@ def film(m: Material, loop: Loop) -> dict[str, Any]:
             "label": now(m, loop, number),
             "pictures": pictures,
             "alts": {what: alt_text(m, what, frame) for what in order},
-            "labels": {what: panel_label(m, what, frame) for what in order},
+            "labels": {what: screen_label(m, what, loop, number) for what in order},
             "place": place,
         }
         for number, (frame, pictures, place) in enumerate(
@@ -197,7 +205,7 @@ def film(m: Material, loop: Loop) -> dict[str, Any]:
         "panels": [
             {
                 "what": what,
-                "label": panel_label(m, what, loop.frames[0]),
+                "label": screen_label(m, what, loop, 0),
                 "picture": loop.pictures[0][what],
                 "alt": alt_text(m, what, loop.frames[0]),
             }
@@ -209,7 +217,16 @@ def film(m: Material, loop: Loop) -> dict[str, Any]:
     }
 
 
+def screen_label(m: Material, what: str, loop: Loop, number: int) -> str:
+    """Above a picture of the loop; before a forecast all show what was observed."""
+    if loop.leads and loop.leads[number] <= 0:
+        return f"{panel_label(m, what, None)}: observed"
+    return panel_label(m, what, loop.frames[number])
+
+
 def film_intro(m: Material, loop: Loop, ordinal: str) -> str:
+    if m.forecast:
+        return forecast_intro(m, loop)
     said = f"{count(len(loop.frames), 'frame')}{ordinal}; {extent(m, loop.shape, loop.whole)}."
     if loop.shape != loop.whole:
         said += " The RMSE beside a method is of the whole frame."
@@ -222,11 +239,37 @@ def film_intro(m: Material, loop: Loop, ordinal: str) -> str:
     return " ".join([said, *map(capital, m.notes)])
 
 
+def forecast_intro(m: Material, loop: Loop) -> str:
+    past = m.scores["past"]
+    said = (
+        f"{count(past, 'observed frame')}, then {count(len(m.leads), 'frame')} as they came and as "
+        f"they were forecast; {extent(m, loop.whole, loop.whole)}"
+        f"{averaged(loop.whole, loop.shape)}."
+    )
+    if loop.every > 1:
+        said += f" One in {loop.every} is shown."
+    if m.followed:
+        said += " The storm stands still in the middle, since frames are centred on it."
+    if not loop.exact:
+        said += " Compressed as JPEG: the chosen windows above are not."
+    return " ".join([said, *map(capital, m.notes)])
+
+
+def lead_of(m: Material, lead: int) -> str:
+    """How far ahead of the last observed frame, or before it."""
+    if lead > 0:
+        return f"{m.leads[lead - 1]} ahead"
+    step = m.scores["step_seconds"]
+    return "last observed" if lead == 0 else f"observed {ahead(-lead * step, step)} before"
+
+
 def now(m: Material, loop: Loop, number: int) -> str:
     """Time, satellite, place and strength of one frame of the loop."""
     frame, at = loop.frames[number], loop.places[number]
     said = [frame.when, *([frame.satellite] if frame.satellite != "unknown" else [])]
-    if number:
+    if loop.leads:
+        said.append(lead_of(m, loop.leads[number]))
+    elif number:
         hours = (frame.seconds - loop.frames[number - 1].seconds) / 3600
         said[0] += f" ({hours:g} h later)"
     if (course := loop.course) and course.known(at):

@@ -14,8 +14,9 @@ from pipeline.reporting import charts
 from pipeline.reporting.charts import Axis, Line, Mark
 from pipeline.reporting.choice import Scored
 from pipeline.reporting.material import Material
-from pipeline.reporting.tables import TOO_MUCH
-from pipeline.reporting.words import count, listed, unit_name, written
+from pipeline.reporting.summary import capital
+from pipeline.reporting.tables import OVER_LEADS, TOO_MUCH, heads, rows_of
+from pipeline.reporting.words import count, head, listed, time_unit, unit_name, written
 
 Figure = dict[str, Any]
 OF_LOGITS = ("d_real", "d_fake")  # how their names begin that are logged among the losses
@@ -51,35 +52,77 @@ def plot(
 
 def over_time(m: Material) -> dict[str, Any]:
     """The RMSE of each frame, a chart for each track."""
-    unit, by_frame = m.scores["units"]["rmse"], m.scores["by_frame"]
+    by_frame = m.scores["by_frame"]
+    leads: list[int | None] = list(dict.fromkeys([0, len(m.leads) - 1])) if m.leads else [None]
     ids = list(by_frame)
-    if len(ids) > CHARTED:
-        places = np.linspace(0, len(ids) - 1, CHARTED).round().astype(int)
+    most = CHARTED // len(leads)
+    if len(ids) > most:
+        places = np.linspace(0, len(ids) - 1, most).round().astype(int)
         ids = [ids[place] for place in places]
     values = [v for id in ids for row in m.rows for v in by_frame[id]["rmse"][row] if v is not None]
-    figures = []
-    for id in ids:
-        told = by_frame[id]
-        seconds = [
-            Scored(id, number, time, "", {}).seconds
-            for number, time in zip(told["frame"], told["time"], strict=True)
-        ]
-        gap = 1.5 * min(np.diff(seconds), default=0)
-        lines = [
-            Line(m.label(row), seconds, told["rmse"][row], m.style(row), gap) for row in m.rows
-        ]
-        year = told["time"][0][:4] if told["time"] else ""
-        x = Axis(f"UTC, {year}", "time")
-        y = Axis(f"RMSE [{unit}]", low=0.0, high=max(values, default=1.0))
-        satellites = [each for each in dict.fromkeys(told["satellite"]) if each != "unknown"]
-        by = f" ({listed(satellites)})" if satellites else ""
-        title = f"{id}{by}, {count(len(seconds), 'frame')}"
-        figures.append(plot(title, lines, x, y))
+    highest = max(values, default=1.0)
     shown = "" if len(ids) == len(by_frame) else f" {len(ids)} of {len(by_frame)} tracks are shown."
+    which = ""
+    if m.leads:
+        which = f", forecast {listed([m.leads[lead] for lead in leads if lead is not None])} ahead"
     return {
-        "over_time_intro": "RMSE of each scored frame; a line is broken where frames are missing "
-        "or were left out." + shown,
-        "over_time": figures,
+        "over_time_intro": f"RMSE of each scored frame{which}; a line is broken where frames are "
+        "missing or were left out." + shown,
+        "over_time": [frame_by_frame(m, id, highest, lead) for id in ids for lead in leads],
+    }
+
+
+def frame_by_frame(m: Material, id: str, highest: float, lead: int | None) -> Figure:
+    """Of one track; lead: the lead time that is drawn of a forecast's several."""
+    told = m.scores["by_frame"][id]
+    kept = [n for n in range(len(told["frame"])) if lead is None or told["lead"][n] == lead]
+    seconds = [Scored(id, told["frame"][n], told["time"][n], "", {}).seconds for n in kept]
+    gap = 1.5 * min(np.diff(seconds), default=0)
+    lines = [
+        Line(m.label(row), seconds, [told["rmse"][row][n] for n in kept], m.style(row), gap)
+        for row in m.rows
+    ]
+    year = told["time"][0][:4] if told["time"] else ""
+    satellites = [each for each in dict.fromkeys(told["satellite"]) if each != "unknown"]
+    by = f" ({listed(satellites)})" if satellites else ""
+    ahead = "" if lead is None else f", {m.leads[lead]} ahead"
+    return plot(
+        f"{id}{by}, {count(len(seconds), 'frame')}{ahead}",
+        lines,
+        Axis(f"UTC, {year}", "time"),
+        Axis(head("rmse", m.scores["units"]["rmse"]), low=0.0, high=highest),
+    )
+
+
+def over_leads(m: Material) -> dict[str, Any]:
+    """Scores by lead time: charts, and what a table of each is made of; none of one lead alone."""
+    if len(m.leads) < 2:
+        return {"leads": None}
+    s = m.scores
+    size, unit = time_unit(s["step_seconds"])
+    x = [seconds / size for seconds in s["lead_seconds"]]
+    names = [name for name in OVER_LEADS if name in s["units"]]
+
+    def figure(name: str) -> Figure:
+        lines = [
+            Line(m.label(row), x, [lead[row][name] for lead in s["lead_times"]], m.style(row))
+            for row in m.rows
+        ]
+        low = None if name == "ssim" else 0.0
+        y = Axis(head(name, s["units"][name]), low=low)
+        return plot(capital(s["long_names"][name])[:-1], lines, Axis(f"lead time [{unit}]"), y)
+
+    return {
+        "leads": {
+            "intro": "Of each lead time by itself, over all windows: the further ahead, the less "
+            "can be known.",
+            "figures": [figure(name) for name in names],
+            "scores": heads(m, names),
+            "each": [
+                {"lead": lead, "rows": rows_of(m, of, names, False)}
+                for lead, of in zip(m.leads, s["lead_times"], strict=True)
+            ],
+        }
     }
 
 
@@ -105,10 +148,11 @@ def training(m: Material) -> dict[str, Any]:
         used = [n["step"] for n in m.log if n["epoch"] == epoch and f"validation/rmse_{MODEL}" in n]
         lines = [Line(m.label(r), x, y, m.style(r)) for r, (x, y) in validation.items()]
         marks = [Mark(used[0], charts.PLAIN)] if used else []
-        note = "On a few fixed crops of the eval tracks, so not the RMSE of the tables above." + (
+        few = "windows" if m.forecast else "crops"
+        note = f"On a few fixed {few} of the eval tracks, so not the RMSE of the tables above." + (
             f" The vertical line is epoch {epoch}, which is scored here." if used else ""
         )
-        shown.append(plot("Validation", lines, steps, Axis(f"RMSE [{unit}]"), marks, note))
+        shown.append(plot("Validation", lines, steps, Axis(head("rmse", unit)), marks, note))
     rates = series("lr/")
     if rates:
         lines = [Line(p, x, y, n) for n, (p, (x, y)) in enumerate(rates.items(), 1)]
@@ -125,7 +169,7 @@ def training(m: Material) -> dict[str, Any]:
         + LOGITS
         * any(plotted["title"].startswith(OF_LOGITS) for plotted in losses)
         + "Adversarial losses tell whether two players are in balance, not whether pictures get "
-        "better.",
+        "better." * (not m.forecast),
     }
 
 
@@ -144,7 +188,7 @@ def curves(m: Material) -> list[dict[str, Any]]:
             {
                 "title": "Radial profile",
                 "intro": "Means over rings about the storm's centre, which is the frame's, of all "
-                "frames.",
+                f"frames{all_leads(m)}.",
                 "figures": [
                     plot(
                         f"Mean {m.scores['channel']['long_name']}",
@@ -185,7 +229,8 @@ def quantiles(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
     x = Axis(f"truth [{c['units']}]", kind)
     return {
         "title": "Distribution of values",
-        "intro": f"Quantiles of all pixels against the truth's{told}. On the diagonal both have as "
+        "intro": f"Quantiles of all pixels{all_leads(m)} against the truth's{told}. On the "
+        "diagonal both have as "
         f"many pixels {pixels} than that.",
         "figures": [
             plot(
@@ -247,7 +292,8 @@ def at_sites(m: Material, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         )
     return {
         "title": "At single places",
-        "intro": "Quantiles of one pixel against the truth's of the same dates.",
+        "intro": "Quantiles of one pixel against the truth's of the same dates"
+        + (f", forecast {m.leads[0]} ahead." if m.leads else "."),
         "figures": figures,
     }
 
@@ -269,8 +315,9 @@ def spectra(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
     lines = [truth_line(wavelength, truth), *row_lines(m, wavelength, c["rows"])]
     return {
         "title": "Spectra",
-        "intro": "Power of structures of each size, averaged over directions and frames; large "
-        "structures at the left. A method whose power falls below the truth's is too smooth there.",
+        "intro": "Power of structures of each size, averaged over directions and frames"
+        f"{all_leads(m)}; large structures at the left. A method whose power falls below the "
+        "truth's is too smooth there.",
         "figures": [
             plot("Power", lines, x, Axis("power", "log")),
             plot(
@@ -284,6 +331,11 @@ def spectra(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
             ),
         ],
     }
+
+
+def all_leads(m: Material) -> str:
+    """What the frames of a curve are of a forecast."""
+    return " at all lead times together" if len(m.leads) > 1 else ""
 
 
 def share(a: float | None, b: float | None) -> float | None:

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.metrics import Errors
 from pipeline.pictures import Extent, Look
 from pipeline.reporting import trackmap
-from pipeline.reporting.choice import Scored
+from pipeline.reporting.choice import Scored, Window
 from pipeline.reporting.trackmap import Course
 from pipeline.store import Store
 
@@ -41,6 +41,19 @@ class Still:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """A chosen window of a forecast: the last observed frame, then what was forecast."""
+
+    window: Window
+    leads: list[int]  # the lead times that are shown, from 0
+    observed: str  # the picture of the last frame before the forecast
+    pictures: dict[str, list[str]]  # at each of `leads`, by TRUTH, method, ERROR
+    shape: tuple[int, int]
+    whole: tuple[int, int]
+    ground: Extent | None = None
+
+
+@dataclass(frozen=True)
 class Loop:
     """Frames of one track, to be played."""
 
@@ -54,6 +67,8 @@ class Loop:
     places: list[int]  # of each frame, in the course
     ground: Extent | None = None
     exact: bool = False  # whether its pictures have every pixel as it is
+    # of each frame of a forecast, steps after the last observed one
+    leads: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,10 +77,11 @@ class Board:
 
     stills: list[Still]
     loop: Loop | None  # None where no track has two scored frames
-    methods: list[str]  # that are shown, the model last
+    methods: list[str]  # that are shown, in their order
     bars: dict[str, str] = field(default_factory=dict)  # colour bars, LEVELS x 1 pixels
     look: Look | None = None
     errors: Look | None = None
+    strips: list[Strip] = field(default_factory=list)  # of a forecast, instead of stills
 
 
 def drawn(
@@ -118,7 +134,7 @@ def drawn(
             shape,
             whole,
             every,
-            *course(opened, loop),
+            *course(opened, loop[0].track, [frame.seconds for frame in loop]),
             ground=ground(opened, answers, loop[0].track, whole, shape),
             exact=exact,
         )
@@ -193,12 +209,12 @@ def middle(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return values[top : top + shape[0], left : left + shape[1]]
 
 
-def course(opened: Store, loop: Sequence[Scored]) -> tuple[Course | None, list[int]]:
-    """The best track of the loop's storm, and the place of each frame in it."""
-    footage = inputs.opened(opened.path, loop[0].track, opened.channels)
+def course(opened: Store, id: str, seconds: Sequence[int]) -> tuple[Course | None, list[int]]:
+    """The best track of a storm, and the place of each of these times in it."""
+    footage = inputs.opened(opened.path, id, opened.channels)
     found = trackmap.Course.of(footage.variables)
     numbers = {int(time): number for number, time in enumerate(footage.times)}
-    return found, [numbers[frame.seconds] for frame in loop]
+    return found, [numbers[time] for time in seconds]
 
 
 def most_rain(truth: np.ndarray) -> tuple[float, float]:

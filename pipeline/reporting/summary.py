@@ -5,26 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.answers import MODEL
-from pipeline.reporting.material import Material
-from pipeline.reporting.words import count, length, listed, plus, rounded, with_unit, written
+from pipeline.reporting.material import PIXELS, Material
+from pipeline.reporting.words import (
+    after,
+    ahead,
+    count,
+    length,
+    listed,
+    plus,
+    rounded,
+    with_unit,
+    written,
+)
 from pipeline.resampling import FEW
 
 
 def summary(m: Material) -> dict[str, Any]:
     s = m.scores
-    fine, unit = s["pixel"], s["pixel_units"]
-    steps = f"from {length(s['factor'] * fine, unit)} to {length(fine, unit)}"
-    truth = "what was observed" if m.followed else "the data's own frames"
-    made = "made coarse, restored"
-    if s.get("truth") == "interpolated":
-        made, truth = "restored", "interpolated truth"
     left_out, without, ids = s["frames_left_out"], s["tracks_left_out"], s["trained_on"]
+    does, judged_by = forecast(m) if m.forecast else made_finer(m)
     what = (
-        f"{m.model} makes frames of {lower(m.quantity)} {s['factor']} times finer, "
-        f"{steps}. It was trained on {count(len(ids), 'track')} ({listed(ids)}) and "
+        f"{m.model} {does}. It was trained on {count(len(ids), 'track')} ({listed(ids)}) and "
         f"is judged here on {count(len(m.ids), 'whole track')} ({listed(m.ids)}) that it was never "
-        f"trained on: {count(s['frames'], 'frame')}, each {made}, and compared with "
-        f"{truth}"
+        f"trained on: {judged_by}"
         + (
             f"; {count(left_out, 'frame')} with missing or blank images left out"
             if left_out
@@ -63,6 +66,56 @@ def summary(m: Material) -> dict[str, Any]:
     return {"what": what, "verdicts": verdicts, "notes": notes}
 
 
+def made_finer(m: Material) -> tuple[str, str]:
+    """What a model of super-resolution does, and on what it is judged."""
+    s = m.scores
+    fine, unit = s["pixel"], s["pixel_units"]
+    truth = "what was observed" if m.followed else "the data's own frames"
+    made = "made coarse, restored"
+    if s.get("truth") == "interpolated":
+        made, truth = "restored", "interpolated truth"
+    return (
+        f"makes frames of {lower(m.quantity)} {s['factor']} times finer, "
+        f"from {length(s['factor'] * fine, unit)} to {length(fine, unit)}",
+        f"{count(s['frames'], 'frame')}, each {made}, and compared with {truth}",
+    )
+
+
+def forecast(m: Material) -> tuple[str, str]:
+    """What a model of forecasts does, and on what it is judged."""
+    s, step = m.scores, m.scores["step_seconds"]
+    seen, coming = s["past"] * step, s["lead_seconds"][-1]
+    fine = ""
+    if s["pixel_units"] != PIXELS:
+        fine = f", with pixels of {length(s['pixel'], s['pixel_units'])}"
+    windows = count(s["frames"] // len(m.leads), "window")
+    return (
+        f"forecasts {lower(m.quantity)}, {ahead(coming, step)} ahead from {ahead(seen, step)} of "
+        f"observed frames: {count(len(m.leads), 'frame')} from {s['past']}, one every "
+        f"{ahead(step, step)}{fine}",
+        f"{windows}, each forecast from its first frames and compared with what came",
+    )
+
+
+def where_smaller(m: Material, row: str) -> str:
+    """At which lead times the model's RMSE is smaller than a baseline's, as far as is shown."""
+    unit = m.scores["units"]["rmse"]
+    pairs = [
+        [rounded(lead[r]["rmse"], unit) for r in (MODEL, row)] for lead in m.scores["lead_times"]
+    ]
+    wins = [n for n, (a, b) in enumerate(pairs) if a is not None and b is not None and a < b]
+    last = len(pairs) - 1
+    if not wins or len(wins) > last:
+        return "Smaller at every lead time." if wins else "Smaller at no lead time."
+    if len(wins) == 1:
+        return f"Smaller {m.leads[wins[0]]} ahead only."
+    if wins == list(range(wins[0], last + 1)):
+        return f"Smaller from {m.leads[wins[0]]} ahead on."
+    if wins == list(range(wins[-1] + 1)):
+        return f"Smaller up to {m.leads[wins[-1]]} ahead."
+    return f"Smaller {listed([m.leads[n] for n in wins])} ahead."
+
+
 def lower(name: str) -> str:
     """For the middle of a sentence; ERA5 stays what it is."""
     return name if name[1:2].isupper() else f"{name[:1].lower()}{name[1:]}"
@@ -79,11 +132,14 @@ def verdict(m: Material, row: str) -> dict[str, str]:
     if ours is None or theirs is None:
         return {"kind": "", "head": f"Against {row}: undefined", "text": "No pixel was scored."}
     text = f"RMSE {with_unit(ours, unit)}, {row} {with_unit(theirs, unit)}. "
+    if len(m.leads) > 1:
+        text += f"{where_smaller(m, row)} "
     found = s["intervals"]["model_minus"][row]["rmse"]
     if found is not None:
         value, low, high = (plus(written(v, unit)) for v in found)
         level = f"{s['intervals']['level']:.0%}"
-        text += f"Difference {value} {unit}; {level} interval over tracks {low} to {high} {unit}."
+        text += f"Difference {value}{after(unit)}; "
+        text += f"{level} interval over tracks {low} to {high}{after(unit)}."
         if ours == theirs:
             return {"kind": "", "head": f"Against {row}: the same error", "text": text}
         if found[1] <= 0 <= found[2]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.answers import MODEL
 from pipeline.reporting.material import Material
-from pipeline.reporting.words import count, head, plus, rounded, written
+from pipeline.reporting.words import after, count, head, plus, rounded, written
 
 # Scores by what they judge, in the order of the tables; others come last.
 GROUPS = {
@@ -47,6 +47,16 @@ GROUPS = {
     ),
 }
 OTHERS = "Other scores"
+# What is charted over lead times, as far as there is.
+OVER_LEADS = (
+    "rmse",
+    "csi_light",
+    "csi_moderate",
+    "csi_heavy",
+    "csi_220",
+    "ssim",
+    "log_spectral_distance",
+)
 BETTER = {
     "lower": "lower is better",
     "higher": "higher is better",
@@ -92,6 +102,11 @@ METHODS = {
     "is learnt, so a model should beat it too",
     "nearest": "the coarse pixels themselves, enlarged",
     "lanczos": "interpolation by a windowed sinc function; nothing is learnt",
+    "persistence": "the last observed frame, as if nothing changed; nothing is learnt",
+    "optical_flow": "the last observed frame, moved on as it moved before (Lagrangian "
+    "persistence); nothing is learnt",
+    "past_mean": "the mean of the observed frames; of little error far ahead, without knowing "
+    "anything of what comes",
 }
 
 
@@ -167,11 +182,11 @@ def difference(m: Material, row: str, name: str) -> str:
 
 def scores_intro(m: Material) -> str:
     s = m.scores
+    span = s["psnr_range"]
     told = "".join(f"{note[:1].upper()}{note[1:]}. " for note in m.notes) + (
-        f"All pixels but missing ones of {count(s['frames'], 'frame')}, in physical units"
+        f"All pixels but missing ones of {frames_of(m)}, in physical units"
         f"{fewer(m)}; ★ marks the best of each column. PSNR and SSIM take "
-        f"{s['psnr_range']['min']:g} to {s['psnr_range']['max']:g} {s['psnr_range']['units']} as "
-        "their range. "
+        f"{span['min']:g} to {span['max']:g}{after(span['units'])} as their range. "
     )
     if limits := s.get("thresholds"):
         told += (
@@ -187,6 +202,16 @@ def scores_intro(m: Material) -> str:
         f"({i['resamples']} resamples), and Δ, the difference from {i['against']} with its "
         "interval. Where there is none, some of these resamples leave the score undefined."
     )
+
+
+def frames_of(m: Material) -> str:
+    """How many were scored."""
+    if not m.forecast:
+        return count(m.scores["frames"], "frame")
+    windows = m.scores["frames"] // len(m.leads)
+    if len(m.leads) == 1:
+        return f"{count(windows, 'frame')} forecast {m.leads[0]} ahead"
+    return f"{count(windows, 'window')} at all of {len(m.leads)} lead times"
 
 
 def fewer(m: Material) -> str:

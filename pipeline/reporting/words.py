@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from pipeline.reporting import charts
 
@@ -47,7 +48,30 @@ def written(value: float | None, unit: str) -> str:
 
 
 def with_unit(value: float | None, unit: str) -> str:
-    return written(value, unit) + ("" if unit == "1" else f" {unit}")
+    return written(value, unit) + after(unit)
+
+
+def after(unit: str) -> str:
+    """A unit behind a number; nothing of numbers without one."""
+    return "" if unit == "1" else f" {unit}"
+
+
+def when(seconds: int) -> str:
+    """A time since 1970."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M UTC}"
+
+
+def ahead(seconds: float, step: int) -> str:
+    """A lead time, in the unit that suits steps of so many seconds."""
+    size, unit = time_unit(step)
+    return f"{seconds / size:g} {unit}"
+
+
+def time_unit(step: int) -> tuple[int, str]:
+    """Seconds of it, and its name."""
+    if step >= charts.DAY:
+        return charts.DAY, "d"
+    return (charts.HOUR, "h") if step >= charts.HOUR else (60, "min")
 
 
 def length(value: float, unit: str) -> str:

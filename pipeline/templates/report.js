@@ -42,12 +42,14 @@
     range.setAttribute("aria-valuetext", `${Math.round(range.value)} % ${labels[0]}, the rest ${labels[1]}`);
   }
   function showBoth() { show("left"); show("right"); divide(); }
-  range.addEventListener("input", divide);
-  for (const id of ["compare-frame", "compare-left", "compare-right", "compare-zoom"]) {
-    byId(id).addEventListener("change", showBoth);
+  if (box) { // of a forecast there is none
+    range.addEventListener("input", divide);
+    for (const id of ["compare-frame", "compare-left", "compare-right", "compare-zoom"]) {
+      byId(id).addEventListener("change", showBoth);
+    }
+    range.value = 50;
+    showBoth();
   }
-  range.value = 50;
-  showBoth();
 
   // --- the loop
   const data = byId("loop-data");
