@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from pipeline.product import SPREAD, TRUTH
 from pipeline.progress import progress
 from pipeline.scenes import MOVIE_PIXELS, best_track, hours_of, origin_of, spread_look
 
-WIDER = 3  # times than of frames that are restored is the scale of differences
 FPS = 2  # images per second: few of them, and each is to be compared with the last
 
 
@@ -151,8 +150,7 @@ class LeadShots:
         return dict(self.outlook.channels[0])
 
     def differences(self, what: str) -> Look:
-        usual = drawing.error_look(self.channel, what, self.hours)
-        return replace(usual, low=WIDER * usual.low, high=WIDER * usual.high)
+        return drawing.error_look(self.channel, what, self.hours, ahead=True)
 
 
 def named(row: str) -> str:

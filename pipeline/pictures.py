@@ -70,6 +70,7 @@ RAIN = (
     "#4f1a7e",
 )
 WETTEST = 500  # the wettest colour is of so many times the least rain that counts as wet
+AHEAD = 3  # times wider is the scale of a forecast's errors
 ERRORS = 20  # and the scale of differences ends at so many times it
 MISSING: dict[str, Any] = {
     "facecolor": "#f4e3ef",
@@ -162,15 +163,21 @@ def look(
     return Look(LinearSegmentedColormap.from_list("enhanced", stops, N=1024), low, high, label)
 
 
-def error_look(channel: Mapping[str, Any], what: str, hours: float | None = None) -> Look:
-    """For differences of one channel: symmetric, the same for every picture."""
+def error_look(
+    channel: Mapping[str, Any], what: str, hours: float | None = None, *, ahead: bool = False
+) -> Look:
+    """For differences of one channel: symmetric, the same for every picture.
+
+    ahead: of forecasts, which err more than frames that are restored.
+    """
     from matplotlib import colormaps
 
-    label = f"{what} [{channel['units']}]"
+    label = f"{what} [{channel['units']}]" if channel["units"] != "1" else what
+    wide = AHEAD if ahead else 1
     if channel["units"] == MM:  # brown is too dry, green too wet
-        most = ERRORS * least_rain(hours)
+        most = wide * ERRORS * least_rain(hours)
         return Look(colormaps["BrBG"], -most, most, label)
-    most = (channel["valid_max"] - channel["valid_min"]) / 18  # 10 K for infrared
+    most = wide * (channel["valid_max"] - channel["valid_min"]) / 18  # 10 K for infrared
     return Look(colormaps["RdBu_r"], -most, most, label)
 
 

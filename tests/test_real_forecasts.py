@@ -62,7 +62,8 @@ def test_persistence_of_a_storm_is_what_the_frames_say(storms: Path) -> None:
     """Computed once more, from the frames themselves."""
     scores = scored(
         storms, "simvp", SIMVP, {"past": 3, "future": 3, "coarsen": 16},
-        patch_size="null", epochs=4, batch_size=8, lr=2e-3, ema=0.9, crops_per_window=4, validation_crops=4,
+        patch_size="null", epochs=4, batch_size=8, lr=2e-3, ema=0.9, crops_per_window=4,
+        validation_crops=4,
     )  # fmt: skip
     frames = store.open_store(storms / "data.zarr").track("200717").frames[:, 0]
     coarse = frames.reshape(40, 32, 16, 32, 16).mean((2, 4), dtype=np.float64)
@@ -83,7 +84,8 @@ def test_persistence_of_a_storm_is_what_the_frames_say(storms: Path) -> None:
 def test_pastnet_on_a_storm(storms: Path) -> None:
     scores = scored(
         storms, "pastnet", PASTNET, {"past": 3, "future": 3, "coarsen": 16},
-        patch_size="null", epochs=2, batch_size=8, lr=2e-3, ema=0.9, crops_per_window=4, validation_crops=4,
+        patch_size="null", epochs=2, batch_size=8, lr=2e-3, ema=0.9, crops_per_window=4,
+        validation_crops=4,
     )  # fmt: skip
     model, persistence = (scores.leads[2][row]["rmse"] for row in ("model", "persistence"))
     assert model < persistence

@@ -331,7 +331,7 @@ def test_strips_show_truth_forecasts_and_the_last_observed_frame(
                 decoded(shown["src"]) == pictures.coloured(fields.future[what][lead], look)
             ).all()
             assert f"{lead + 1} h ahead" in shown["alt"]
-    errors = pictures.error_look(told["channel"], "model minus truth")
+    errors = pictures.error_look(told["channel"], "model minus truth", ahead=True)
     off = fields.future["model"] - fields.future["truth"]
     assert (decoded(strip[10]["src"]) == pictures.coloured(off[1], errors)).all()
 

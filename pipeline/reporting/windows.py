@@ -61,7 +61,7 @@ def drawn(
     the frames that were scored.
     """
     look = pictures.look(channel, hours=hours)
-    errors = pictures.error_look(channel, "model minus truth", hours)
+    errors = pictures.error_look(channel, "model minus truth", hours, ahead=True)
     methods = answers.rows[: 1 + BESIDE]
     strips, loop = [], None
     for window in chosen:
