@@ -331,6 +331,18 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+CONFIGS = sorted(
+    p for p in (Path(__file__).parents[1] / "configs").iterdir() if p.stem != "upstream"
+)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_recipe_is_understood_whole(file: Path) -> None:
+    found, notes = settings.load(file)
+    assert found.model_name in models.names()
+    assert not notes or file.suffix == ".json"  # the specification's own has keys of another loop
+
+
 def test_the_specification_config_means_what_it_says() -> None:
     file = Path(__file__).parent.parent / "configs" / "tempogan_eddy.json"
     made, notes = settings.load(file)
