@@ -139,7 +139,9 @@ def outline(place: Axes, frame: pictures.Extent) -> None:
 def degrees(place: Axes, projected: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    place.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    (left, right), (bottom, top) = place.get_xlim(), place.get_ylim()
+    narrow = abs(right - left) < abs(top - bottom)  # where names side by side would overlap
+    place.xaxis.set_major_locator(MaxNLocator(2 if narrow else 7, steps=[1, 2, 5, 10]))
     place.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if projected:
         place.set_xlabel("km east")

@@ -275,8 +275,10 @@ class Forecast:
 
 
 def chosen(frames: Tensor, channels: tuple[int, ...]) -> Tensor:
-    """(B, T, C, H, W): these channels, without a copy where they are all."""
-    return frames if channels == tuple(range(frames.shape[2])) else frames[:, :, list(channels)]
+    """(B, T, C, H, W): these channels, without a copy where they lie side by side."""
+    first, end = channels[0], channels[-1] + 1
+    side_by_side = channels == tuple(range(first, end))
+    return frames[:, :, first:end] if side_by_side else frames[:, :, list(channels)]
 
 
 def numbers(key: str, asked: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
