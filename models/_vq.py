@@ -102,24 +102,3 @@ def everywhere(amount: Tensor) -> None:
     """In place: the sum over all ranks, where a training has several."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(amount)
-
-
-def intrinsic_dimension(samples: Tensor, k: int = 20) -> float:
-    """Of how many dimensions the set is that samples, (M, width), were taken from.
-
-    PastNet's authors size their codes by it, with encoded windows as samples: code_width need not
-    be more. The maximum-likelihood estimate of Levina and Bickel 2004 from each sample's k nearest
-    neighbours, unbiased (k - 2 for k - 1) and averaged; equal samples count once. Their distances
-    are held a part at a time. ValueError: k is below 3, or there are no k other samples.
-    """
-    samples = samples.detach().double().unique(dim=0)
-    if not 3 <= k < len(samples):
-        raise ValueError(
-            f"k is {k}, with {len(samples)} different samples; expected 3 or more, and fewer than "
-            "the samples"
-        )
-    total = 0.0
-    for part in samples.split(max(1, AT_ONCE * 512 // len(samples))):
-        near = torch.cdist(part, samples).topk(k + 1, largest=False).values[:, 1:]  # not itself
-        total += float(((k - 2) / (near[:, -1:] / near[:, :-1]).log().sum(1)).sum())
-    return total / len(samples)

@@ -335,7 +335,8 @@ class Model(nn.Module):
         return {"forecaster": self.network}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._answer(x, learn=False)[0]
+        y, floor = self._answer(x, learn=False)[0], self.geometry.floor
+        return y if self.training or floor is None else y.clamp(min=floor)
 
     def losses(self, x: Tensor, y: Tensor, step: int) -> Iterator[tuple[str, Tensor, Parts]]:
         """Logs the distance to the codes (commitment), and how many are in use (perplexity)."""

@@ -84,11 +84,14 @@ class Answers:
         try:
             answer = self.rolled_out(posed.filled)
         except torch.cuda.OutOfMemoryError:
-            raise UserError(
-                f"{self.device}: out of memory with tiles of {self.tile} pixels; "
-                f"try --tile {max(1, self.tile // 2)}"
-            ) from None
+            raise UserError(f"{self.device}: out of memory; {self.less()}") from None
         return self.task.judged(self.problem.of_model(answer, posed.x))
+
+    def less(self) -> str:
+        """What needs less memory."""
+        if self.network.reach is None:  # whole frames
+            return "ask for fewer at once with --batch-size, or use --device cpu"
+        return f"try --tile {max(1, self.tile // 2)}, now {self.tile} pixels"
 
     def rolled_out(self, x: Tensor) -> Tensor:
         """The network's answer, normalised; further into the future from its own forecasts."""

@@ -111,8 +111,10 @@ def evaluate(
     length = task.scored_window
     fit = {id: track for id, track in tracks.items() if len(track.windows(length))}
     if not fit:
+        what = "usable frame" if length == 1 else f"window of {length} usable frames at equal steps"
         raise UserError(
-            f"{opened.path}: no usable frame in the {on} tracks {store.few(ids)}; set others aside"
+            f"{opened.path}: no {what} in the {on} tracks {store.few(ids)}; set others aside"
+            + (", or ask for fewer --steps" if steps else "")
         )
     refuse_unfit(trained, task, fit.values())
     followed: list[Site] = []
@@ -238,6 +240,7 @@ def score_track(job: Job, advance: Callable[..., None]) -> TrackScores:
     joined = set(track.windows(2).tolist())  # the frames that another follows one step later
     judge = Judge(job.yardstick, answers.rows, leads)
     done = TrackScores(judge.cards)
+    before = -1  # the frame that was judged before
     firsts = track.windows(length)
     kept = Arrays(job.arrays / track.id, len(firsts)) if job.arrays else None
     others = of_other_dates(firsts)
@@ -257,9 +260,10 @@ def score_track(job: Job, advance: Callable[..., None]) -> TrackScores:
                 errors = judge.frame(
                     {row: field[i, lead] for row, field in fields.items()},
                     posed.truth[i, lead],
-                    follows=number - 1 in joined and (lead > 0 or leads == 1),
+                    follows=before == number - 1 in joined and (lead > 0 or leads == 1),
                     lead=lead,
                 )
+                before = number
                 done.frames.append(
                     FrameScores(
                         number,

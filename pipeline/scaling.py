@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from models import Geometry
@@ -126,7 +128,16 @@ class Scaling:
 
 def column(numbers: Sequence[float], like: Tensor) -> Tensor:
     """(C, 1, 1) on the device and in the dtype of `like`."""
-    return like.new_tensor(numbers)[:, None, None]
+    return kept(tuple(numbers), like.dtype, like.device)
+
+
+@lru_cache(maxsize=256)
+def kept(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied to a device once: a copy for every batch would make the host wait for a GPU."""
+    import torch
+
+    with torch.inference_mode(False):  # else training could not use what inference made first
+        return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]
 
 
 def bounded(frames: Tensor, lowest: Sequence[float | None]) -> Tensor:

@@ -58,21 +58,24 @@ def tiled(
     reach: int | None,
     tile: int = TILE,
 ) -> Tensor:
-    """model(x), tile by tile: (B, T, C, h, w) -> (B, T, C, scale h, scale w), on x's device.
+    """model(x), tile by tile: (B, T, C, h, w) -> (B, T', C', scale h, scale w), on x's device.
 
     reach: how many x pixels away an input still matters to the model; None: all of them do, and
     the frame goes through whole. tile: the side that the memory allows, x pixels.
     """
-    B, T, C, h, w = x.shape
+    h, w = x.shape[-2:]
     if reach is None or (h <= tile and w <= tile):
         return model(x)
-    y = x.new_zeros(B, T, C, scale * h, scale * w)
+    y: Tensor | None = None
     for row in spans(h, tile, reach):
         for column in spans(w, tile, reach):
             part = model(x[..., row.read, column.read])
             part = part[..., inside(row, scale), inside(column, scale)]
+            if y is None:
+                y = x.new_zeros(*part.shape[:3], scale * h, scale * w)
             weight = fine(row.weight, scale)[:, None] * fine(column.weight, scale)
             y[..., times(row.keep, scale), times(column.keep, scale)] += part * weight.to(y)
+    assert y is not None  # there is a tile
     return y
 
 

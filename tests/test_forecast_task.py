@@ -98,6 +98,28 @@ def test_a_box_beyond_the_grid_and_one_across_its_end_are_refused():
         task(grid=GRID, area=(110, 102, 35, 39))  # east of 110 and west of 102
 
 
+def test_a_box_around_the_globe_is_all_of_it():
+    around = Grid(40.5 - np.arange(8.0), -179.5 + np.arange(360.0))
+    for west, east in ((-180, 180), (0, 360), (-200, 400)):
+        made = task(grid=around, area=(west, east, 33, 41))
+        assert made.area == (slice(0, 8), slice(0, 360))
+
+
+def test_a_centre_on_the_edge_counts_though_float32_does_not_quite_say_so():
+    """0.1 degrees in float32, as files have it."""
+    fine = Grid(
+        np.round(np.float32(40) - np.float32(0.1) * np.arange(8, dtype=np.float32), 6).astype(
+            float
+        ),
+        np.round(np.float32(101) + np.float32(0.1) * np.arange(20, dtype=np.float32), 6).astype(
+            float
+        ),
+    )
+    assert not (fine.y == np.round(fine.y, 1)).all()
+    made = task(grid=fine, area=(101.3, 102.4, 39.3, 40))
+    assert made.area == (slice(0, 8), slice(3, 15))
+
+
 def test_longitudes_may_be_given_in_any_turn():
     made = task(grid=GRID, area=(-258, -250, 35, 39), past=1, future=1)
     assert made.area == (slice(2, 6), slice(2, 10))
@@ -224,6 +246,13 @@ def test_light_rain_shows_how_it_moves_beside_heavy_rain():
     found = (made.baseline("optical_flow", past[:, :2]) - truth)[light].square().mean()
     plain = (moved_on(past[:, :2], 1) - truth)[light].square().mean()
     assert found < 0.5 * plain
+
+
+def test_what_is_given_is_what_split_makes_of_the_past():
+    for outside in ("seen", "mean"):
+        made = task(grid=GRID, past=2, future=1, region=(106, 112, 33, 41), outside=outside)
+        given = frames(3)
+        torch.testing.assert_close(made.given(given[:, :2]), made.split(given)[0], equal_nan=True)
 
 
 def test_outside_needs_a_region():

@@ -1,6 +1,5 @@
 import copy
 import io
-import math
 import os
 import socket
 
@@ -13,7 +12,7 @@ from torch import nn
 
 import models
 from models import Geometry
-from models._vq import AT_ONCE, Codebook, intrinsic_dimension
+from models._vq import AT_ONCE, Codebook
 from models.pastnet import ResidualBlock, Settings, SpectralBlock, SpectralBranch, SpectralMixing
 from pipeline.engine import Average
 
@@ -570,34 +569,6 @@ def test_averaged_weights_have_the_codebook_too():
         ours, theirs = model.eval()(x), average.module(x)
     assert torch.allclose(average.module.network.codebook.codes, model.network.codebook.codes)
     assert torch.allclose(ours, theirs, atol=1e-4)
-
-
-@pytest.mark.parametrize("dimensions", [1, 2, 4])
-def test_intrinsic_dimension_of_a_curved_sheet(dimensions):
-    inside = torch.rand(3000, dimensions, generator=torch.Generator().manual_seed(1))
-    bent = torch.cat([inside, torch.sin(3 * inside)], 1) @ random(2 * dimensions, 12)
-    assert intrinsic_dimension(bent) == pytest.approx(dimensions, rel=0.1)
-    repeated = torch.cat([bent, bent[:500]])
-    assert intrinsic_dimension(repeated) == pytest.approx(intrinsic_dimension(bent), rel=1e-6)
-
-
-def test_intrinsic_dimension_by_hand():
-    """Five on a line, k 3: 1 / (log(T3 / T1) + log(T3 / T2)), and the mean of the five."""
-    line = torch.tensor([[0.0], [1.0], [3.0], [7.0], [15.0]])
-    sums = [
-        math.log(7 / 1) + math.log(7 / 3),  # 0: 1, 3, 7
-        math.log(6 / 1) + math.log(6 / 2),  # 1: 1, 2, 6
-        math.log(4 / 2) + math.log(4 / 3),  # 3: 2, 3, 4
-        math.log(7 / 4) + math.log(7 / 6),  # 7: 4, 6, 7
-        math.log(14 / 8) + math.log(14 / 12),  # 15: 8, 12, 14
-    ]
-    assert intrinsic_dimension(line, k=3) == pytest.approx(sum(1 / s for s in sums) / 5)
-
-
-def test_intrinsic_dimension_needs_neighbours():
-    for k, samples in ((2, 50), (10, 10)):
-        with pytest.raises(ValueError, match=f"k is {k}, with {samples} different samples"):
-            intrinsic_dimension(random(samples, 3), k)
 
 
 def rank(number, port, results):

@@ -88,3 +88,14 @@ def test_weights_add_up_to_one_and_tiles_are_alike(length, tile):
         total[span.keep] += span.weight
     assert torch.allclose(total, torch.ones(length))
     assert len(made) == -(-length // tile)
+
+
+def test_other_frames_and_channels_may_come_out():
+    """As of a forecast: T' and C' are the model's."""
+    x = torch.rand(1, 3, 2, 24, 20, generator=torch.Generator().manual_seed(0))
+
+    def model(part):
+        return part[:, :1].mean(2, keepdim=True).expand(-1, 5, -1, -1, -1) * 2
+
+    made = tiling.tiled(model, x, scale=1, reach=0, tile=8)
+    torch.testing.assert_close(made, model(x))

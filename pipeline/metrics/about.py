@@ -79,7 +79,10 @@ def peak(channels: Sequence[Mapping[str, Any]]) -> float:
     kinds = {(c["units"], *span(c)) for c in channels}
     if len(kinds) > 1:
         told = ", ".join(f"{c['name']} in {c['units']}" for c in channels)
-        raise UserError(f"one score cannot serve channels of several units or ranges: {told}")
+        raise UserError(
+            f"one score cannot serve channels of several units or ranges: {told}; train on one of "
+            "them, or name those that are to be forecast in task.targets"
+        )
     ((_, low, high),) = kinds
     return float(high - low)
 

@@ -16,7 +16,7 @@ from models import Geometry
 from pipeline import axes
 from pipeline.errors import UserError
 from pipeline.scaling import is_rain
-from pipeline.sources.grids import Grid
+from pipeline.sources.grids import ALIKE, Grid
 from pipeline.tasks.extrapolation import moved_on, past_mean, persistence
 from pipeline.tasks.interpolation import coarsen
 
@@ -149,29 +149,37 @@ class Forecast:
         Outside the region y is NaN. donors: as frames, where x outside the region comes from; where
         that is wanted and they are not given, the next window of the batch.
         """
-        s = self.settings
+        past = self.settings.past
         frames = self.cut(frames)
-        x = chosen(frames[:, : s.past], self.inputs)
-        y = chosen(frames[:, s.past : self.window], self.targets)
-        if self.region is None:
-            return x, y
-        inside = torch.zeros(y.shape[-2:], dtype=torch.bool, device=y.device)
-        inside[self.region] = True
-        if s.outside == "mean":
-            x = x.masked_fill(~inside, torch.nan)  # which becomes neutral: the training mean
-        elif s.outside == "other_date":
-            if donors is None and len(x) < 2:
-                raise UserError(
-                    "task.outside other_date takes it from the batch's next window; "
-                    "use a training.batch_size of 2 or more"
-                )
-            given = (
-                x.roll(1, 0)
-                if donors is None
-                else chosen(self.cut(donors)[:, : s.past], self.inputs)
+        x = chosen(frames[:, :past], self.inputs)
+        y = chosen(frames[:, past : self.window], self.targets)
+        if donors is not None:
+            donors = chosen(self.cut(donors[:, :past]), self.inputs)
+        y = y if self.region is None else y.masked_fill(~self.here(y), torch.nan)
+        return self.shown(x, donors), y
+
+    def given(self, frames: Tensor) -> Tensor:
+        """The last frames of (B, T, C, H, W), as many as x has, of the area."""
+        return self.shown(chosen(self.cut(frames[:, -self.settings.past :]), self.inputs), None)
+
+    def shown(self, x: Tensor, donors: Tensor | None) -> Tensor:
+        """What the model may see of x (B, past, C, H, W); donors: as x, of other dates."""
+        if self.region is None or self.settings.outside == "seen":
+            return x
+        if self.settings.outside == "mean":
+            return x.masked_fill(~self.here(x), torch.nan)  # neutral is the training mean
+        if donors is None and len(x) < 2:
+            raise UserError(
+                "task.outside other_date takes it from the batch's next window; "
+                "use a training.batch_size of 2 or more"
             )
-            x = x.where(inside, given)
-        return x, y.masked_fill(~inside, torch.nan)
+        return x.where(self.here(x), x.roll(1, 0) if donors is None else donors)
+
+    def here(self, like: Tensor) -> Tensor:
+        """(H, W) bool, of the size of these (..., H, W): the region."""
+        inside = torch.zeros(like.shape[-2:], dtype=torch.bool, device=like.device)
+        inside[self.region] = True
+        return inside
 
     def cut(self, frames: Tensor) -> Tensor:
         """The area of (B, T, C, H, W), coarsened."""
@@ -181,10 +189,6 @@ class Forecast:
             return frames
         H, W = frames.shape[-2:]
         return coarsen(frames[..., : H // f * f, : W // f * f], f, "area")
-
-    def given(self, frames: Tensor) -> Tensor:
-        """The last frames of (B, T, C, H, W), as many as x has, of the area."""
-        return chosen(self.cut(frames[:, -self.settings.past :]), self.inputs)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Nowhere: a forecast is of times at which nothing was seen."""
@@ -295,16 +299,28 @@ def within(key: str, grid: Grid | None, box: Box | None) -> tuple[slice, slice] 
     if grid is None:
         raise UserError(f"{key}: the frames have no latitudes and longitudes; leave it out")
     west, east, south, north = box
-    columns = np.flatnonzero((grid.x - west) % 360 <= (east - west) % 360)
-    if grid.projected:
-        columns = np.flatnonzero((grid.x >= west) & (grid.x <= east))
-    rows = np.flatnonzero((grid.y >= south) & (grid.y <= north))
+    rows = np.flatnonzero(inside(grid.y - south, north - south, cell(grid.y)))
+    away, width = grid.x - west, east - west
+    if not grid.projected:  # any turn of the globe; a whole one is everything
+        width = min(width, 360.0) if width > 0 else width % 360
+        away = (away + ALIKE) % 360 - ALIKE
+    columns = np.flatnonzero(inside(away, width, cell(grid.x)))
     if not len(rows) or not len(columns) or (np.diff(columns) != 1).any():
         raise UserError(
             f"{key}: west {west:g}, east {east:g}, south {south:g}, north {north:g} holds no "
             f"connected part of the grid, {grid}"
         )
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def inside(away: np.ndarray, width: float, cell: float) -> np.ndarray:
+    """Whether centres so far from an edge lie within; on it counts, as near as numbers tell."""
+    slack = ALIKE * cell
+    return (away >= -slack) & (away <= width + slack)
+
+
+def cell(axis: np.ndarray) -> float:
+    return float(np.abs(np.diff(axis)).min()) if len(axis) > 1 else 1.0
 
 
 def whole(grid: Grid | None) -> tuple[slice, slice] | None:
