@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 from datetime import UTC, datetime
@@ -463,6 +464,7 @@ def train(
         raise UsageError(f"{config}: no such settings file")
     from pipeline import settings as run_settings
     from pipeline import train as stage
+    from pipeline.reporting.words import count
 
     base = None
     if resume:
@@ -480,11 +482,11 @@ def train(
     done = stage.train(settings, run, resume=resume)
     at = done.position
     console.print(
-        f"{at.step} steps, {at.epoch} epochs"
+        f"{count(at.step, 'step')}, {count(at.epoch, 'epoch')}"
         + (f"; {done.stopped}" if done.stopped else "")
         + (
-            f". Best validation RMSE {at.best:.3f} after epoch {at.best_epoch}"
-            if at.best_epoch > 0
+            f". Best validation RMSE {at.best:.3f} in epoch {at.best_epoch}"
+            if at.best < math.inf
             else ""
         )
     )
@@ -499,7 +501,7 @@ def evaluate(
     store: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
     split: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Frames at once; more are faster on a GPU.")
+        int, typer.Option(min=1, help="Frames or windows at once; more are faster on a GPU.")
     ] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with whole tracks.")] = 1,
     resamples: Annotated[
@@ -560,9 +562,11 @@ def evaluate(
         step = scores.about["step_seconds"]
         console.print(lead_table(scores.leads, step, scores.units["rmse"]))
     left_out = f"; {count(done.left_out, 'flagged frame')} left out" if done.left_out else ""
+    leads = len(scores.leads) if scores.is_forecast else 0
+    rate = scores.frames / (leads or 1) / max(done.seconds, 1e-9)
     console.print(
-        f"{count(scores.frames, 'frame')} of {count(len(scores.tracks), 'track')}{left_out}; "
-        f"{scores.frames / max(done.seconds, 1e-9):.2f} frames/s"
+        f"{scored(scores.frames, leads, len(scores.tracks))}{left_out}; "
+        f"{rate:.2f} {'windows' if leads else 'frames'}/s"
     )
     for note in done.notes:
         console.print("[yellow]Note:[/]", note.replace("[", r"\["))
@@ -583,7 +587,11 @@ def report(
     ] = None,
     frames: Annotated[
         int,
-        typer.Option(min=1, help="Frames to show, beside those of the largest and smallest gain."),
+        typer.Option(
+            min=1,
+            help="Frames to show, beside those of the largest and smallest gain; of a forecast "
+            "windows.",
+        ),
     ] = 3,
     store: Annotated[Path | None, typer.Option(help="Default: the one that was scored.")] = None,
     device: Device = "auto",
@@ -593,10 +601,11 @@ def report(
     Example: cli report runs/first
     """
     from pipeline import report as stage
+    from pipeline.reporting.words import count
 
     done = stage.report(run, on=on, out=out, frames=frames, store_path=store, device=device)
     loop = f", and a loop of {done.loop}" if done.loop else ""
-    console.print(f"{done.stills} frames{loop}; {done.size / 2**20:.1f} MiB")
+    console.print(f"{count(done.stills, done.shown)}{loop}; {done.size / 2**20:.1f} MiB")
     console.print(f"Report    {done.file}")
 
 
@@ -675,6 +684,7 @@ def infer(
     Example: cli infer runs/ahead data/WP/image/202107 --out next.nc --at 2021071912
     """
     from pipeline import infer as stage
+    from pipeline.reporting.words import count
     from pipeline.sources import options
 
     done = stage.infer(
@@ -702,7 +712,7 @@ def infer(
         console.print(method_table(done.scores, done.units))
     elif done.scores:
         console.print(score_table({}, done.scores, done.units))
-    told = f"{done.id}: {done.frames} frames of {done.shape[0]}x{done.shape[1]}"
+    told = f"{done.id}: {count(done.frames, 'frame')} of {done.shape[0]}x{done.shape[1]}"
     if done.since:
         from pipeline.outputs.layout import lasting
 
@@ -721,7 +731,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the measure.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("comparison"),
     on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
-    pictures: Annotated[int, typer.Option(min=0, help="Frames to draw.")] = 3,
+    pictures: Annotated[int, typer.Option(min=0, help="Frames to draw; of forecasts windows.")] = 3,
     store: Annotated[Path | None, typer.Option(help="Default: the first run's own.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -730,7 +740,6 @@ def compare(
     Example: cli compare runs/first runs/second
     """
     from pipeline import compare as stage
-    from pipeline.reporting.words import count
 
     done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)
     console.print(method_table(done.rows, done.units))
@@ -742,7 +751,7 @@ def compare(
         console.print("One track: how far another might differ cannot be said")
     for note in done.notes:
         console.print(f"Note: {note}")
-    console.print(f"{count(done.frames, 'frame')} of {count(done.tracks, 'track')}")
+    console.print(scored(done.frames, done.leads, done.tracks))
     console.print(f"All       {done.file}")
     for path in done.pictures:
         console.print(f"Picture   {path}")
@@ -776,6 +785,7 @@ def upstream(
     from pipeline import train as training
     from pipeline import upstream as stage
     from pipeline.experiment import plan
+    from pipeline.reporting.words import after
 
     more = [*(set_ or ()), *([f"upstream.seeds={seeds}"] if seeds else [])]
     settings, asked, notes = plan.load(config, more)
@@ -791,7 +801,7 @@ def upstream(
     units = {name: found.units if name == "rmse" else "1" for name in found.scores["upstream"]}
     console.print(method_table(found.scores, units))
     for each in found.deciding:
-        gain = "{:.3f} {} [{:.3f}, {:.3f}]".format(each.gain[0], found.units, *each.gain[1:])
+        gain = "{:.3f}{} [{:.3f}, {:.3f}]".format(each.gain[0], after(found.units), *each.gain[1:])
         console.print(f"{each.other} minus upstream: RMSE {gain}", markup=False)
     for note in (str(done.sees), *found.notes()):
         console.print("[yellow]Note:[/]", note.replace("[", r"\["))
@@ -849,13 +859,25 @@ def number_table(first: str, heads: list[str], lines: dict[str, list[str]]) -> T
     return table
 
 
+def scored(frames: int, leads: int, tracks: int) -> str:
+    """How much was scored; leads: lead times that each window has, 0 where there are none."""
+    from pipeline.reporting.words import count
+
+    if leads:
+        what = f"{count(frames // leads, 'window')} of {count(leads, 'lead time')}, in"
+    else:
+        what = f"{count(frames, 'frame')} of"
+    return f"{what} {count(tracks, 'track')}"
+
+
 def beside(difference: tuple[float, float, float], unit: str, tracks: int) -> str:
     """A difference and its interval over so many tracks."""
+    from pipeline.reporting.words import after
     from pipeline.resampling import FEW
 
     told, low, high = (f"{value:+.3f}" for value in difference)
     rough = f" ({tracks} tracks: rough)" if tracks < FEW else ""
-    return f"{told} {unit}, with 95 % between {low} and {high}{rough}"
+    return f"{told}{after(unit)}, with 95 % between {low} and {high}{rough}"
 
 
 def score_table(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 
-
 NAMES = ("inputs", "truth", "predictions", "times")
 
 

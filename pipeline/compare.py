@@ -68,6 +68,7 @@ class Comparison:
     tracks: int
     frames: int
     notes: tuple[str, ...] = ()  # that must be said beside the scores
+    leads: int = 0  # of forecasts: lead times that each window was scored at
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def compare(
         len(tracks),
         first.told["frames"],
         tuple(first.told.get("notes", [])),
+        len(leads.get("lead_times", [])),
     )
 
 

@@ -6,7 +6,7 @@ One batch of frames is in memory at a time, whatever the number and the length o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import parent_process
@@ -24,19 +24,19 @@ from pipeline import (
     resampling,
     score_files,
     store,
-    tasks,
     workers,
 )
 from pipeline.answers import MODEL, Answers
 from pipeline.arrays import Arrays
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
+from pipeline.familiarity import refuse_unfit
 from pipeline.progress import progress
 from pipeline.scorecard import TRUTH, Judge, Yardstick
 from pipeline.scores import FrameScores, Scores, TrackScores
 from pipeline.sites import Site, chosen
 from pipeline.tasks import Task
-from pipeline.windows import of_other_dates, usual_step
+from pipeline.windows import of_other_dates, refuse_same_dates, usual_step
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def evaluate(
         )
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
     tracks = {id: opened.track(id) for id in ids}
-    yardstick = yardstick_of(trained, opened, tracks.values())
+    yardstick = Yardstick.of_trained(trained, opened.attrs, tracks.values())
     task = Answers.task_of(trained, steps)
     length = task.scored_window
     fit = {id: track for id, track in tracks.items() if len(track.windows(length))}
@@ -116,7 +116,11 @@ def evaluate(
             f"{opened.path}: no {what} in the {on} tracks {store.few(ids)}; set others aside"
             + (", or ask for fewer --steps" if steps else "")
         )
-    refuse_unfit(trained, task, fit.values())
+    for track in fit.values():
+        where = track.store / track.id
+        refuse_unfit(where, track.shape, track.grid, usual_step(track.times), trained, task)
+        if task.borrows:
+            refuse_same_dates(track.windows(length), length, where)
     followed: list[Site] = []
     if sites or yardstick.is_rain:
         followed = chosen(list(fit.values()), task, sites)
@@ -176,35 +180,6 @@ def notes(scores: Scores) -> list[str]:
             "little; to quote a figure, take tracks that training has not looked at"
         )
     return made
-
-
-def yardstick_of(
-    trained: Checkpoint, opened: store.Store, tracks: Iterable[store.Track]
-) -> Yardstick:
-    """Of the truth's pixels; rain without a stated accumulation fell in one time step."""
-    attrs = {**trained.data.attrs, **opened.attrs}
-    if not attrs.get("accumulation_hours"):
-        steps = [usual_step(track.times) for track in tracks]
-        attrs["accumulation_hours"] = max(steps, default=0) / 3600
-    return Yardstick.of(trained.targets, attrs, trained.task.side())
-
-
-def refuse_unfit(trained: Checkpoint, task: Task, tracks: Iterable[store.Track]) -> None:
-    """Raises UserError for frames too small for the task, in another place, or of another step."""
-    grid, step = tasks.of_plain(trained.data.grid), trained.data.step
-    for track in tracks:
-        where = track.store / track.id
-        try:
-            task.refuse(track.shape)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        if task.located and not tasks.same_grid(grid, track.grid):
-            raise UserError(f"{where}: its grid is {track.grid}; the model was trained on {grid}")
-        if step and (its := usual_step(track.times)) != step:
-            raise UserError(
-                f"{where}: a frame every {its / 3600:g} h; the model forecasts steps of "
-                f"{step / 3600:g} h"
-            )
 
 
 def about(trained: Checkpoint, task: Task, which: str, opened: store.Store) -> dict[str, object]:

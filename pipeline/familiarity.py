@@ -1,18 +1,50 @@
-"""Is the input like what was trained on? Values, satellites and pixel size."""
+"""Is the input like what was trained on? Place, time step, values, satellites and pixel size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.checkpoint import Data
+from pipeline import tasks
+from pipeline.checkpoint import Checkpoint, Data
+from pipeline.errors import UserError
 from pipeline.inputs import Footage
 from pipeline.manifest import Statistics
+from pipeline.outputs.layout import lasting
 from pipeline.raw_tree import Unconverted
+from pipeline.sources.grids import Grid
 from pipeline.store import Track
+from pipeline.tasks import Task
+
+
+def refuse_unfit(
+    where: Path,
+    shape: tuple[int, int, int],
+    grid: Grid | None,
+    step: int,
+    trained: Checkpoint,
+    task: Task,
+) -> None:
+    """Raises UserError for frames too small for the task, in another place, or of another step.
+
+    shape: (C, H, W); step: seconds from one frame to the next, 0 where there is but one.
+    """
+    try:
+        task.refuse(shape)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    known, learnt = tasks.of_plain(trained.data.grid), trained.data.step
+    if task.located and not tasks.same_grid(known, grid):
+        raise UserError(f"{where}: its grid is {grid}; the model was trained on {known}")
+    if learnt and step and step != learnt:
+        raise UserError(
+            f"{where}: a frame every {lasting(step)}; the model forecasts steps of "
+            f"{lasting(learnt)}"
+        )
 
 
 def seen(tracks: Sequence[Track], statistics: Statistics) -> dict[str, Any]:
@@ -39,16 +71,18 @@ class Outside:
     """Pixels beyond the values that were trained on, counted frame by frame."""
 
     data: Data
-    pixels: int = 0
+    pixels: dict[int, int] = field(default_factory=dict)  # that were looked at, by channel
     counts: dict[tuple[int, str], int] = field(default_factory=dict)  # by channel and side
     most: dict[tuple[int, str], float] = field(default_factory=dict)  # the value farthest out
 
-    def look(self, frame: np.ndarray) -> None:
-        """frame: (C, H, W) float32, physical units, NaN where missing."""
-        self.pixels += int(np.isfinite(frame[0]).sum())
+    def look(self, frame: np.ndarray, channels: Collection[int] | None = None) -> None:
+        """frame: (C, H, W) float32, physical units, NaN where missing; channels: None for all."""
         ranges = zip(self.data.seen.get("min", ()), self.data.seen.get("max", ()), strict=True)
         for channel, (low, high) in enumerate(ranges):
+            if channels is not None and channel not in channels:
+                continue
             values = frame[channel]
+            self.pixels[channel] = self.pixels.get(channel, 0) + int(np.isfinite(values).sum())
             for side, beyond, worst in (
                 ("below", values < low, np.nanmin),
                 ("above", values > high, np.nanmax),
@@ -80,10 +114,10 @@ class Outside:
             about, least = self.data.channels[channel], side == "below"
             limit = self.data.seen["min" if least else "max"][channel]
             told.append(
-                f"{percent(count, self.pixels)} of the pixels lie {side} {limit:.1f} "
+                f"{percent(count, self.pixels[channel])} of the pixels lie {side} {short(limit)} "
                 f"{about['units']}, the {'lowest' if least else 'highest'} value of {training}; "
                 f"the {'lowest' if least else 'highest'} here is "
-                f"{self.most[channel, side]:.1f} {about['units']}."
+                f"{short(self.most[channel, side])} {about['units']}."
             )
         known = self.data.seen["satellites"]
         if known and (new := sorted(set(satellites) - {*known, "unknown"})):
@@ -101,6 +135,11 @@ def resolution(
     if here is None or there is None or np.isclose(here, np.multiply(sizes, there)).any():
         return []
     return [f"The input's pixels are {here:g} km, those of {training} {there:g} km."]
+
+
+def short(value: float) -> str:
+    """A value in any unit: 290.0 K, 0.0123 kg kg-1."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def percent(count: int, pixels: int) -> str:

@@ -70,7 +70,8 @@ def place(grid: Grid, finer: int, shape: tuple[int, int]) -> Place:
                 )
         y, x = axes.finer(y, finer), axes.finer(x, finer)
     y, x = y[: shape[0]], x[: shape[1]]
-    pixel = float(abs(y[-1] - y[0]) / (len(y) - 1)) if len(y) > 1 else 1.0
+    axis = y if len(y) > 1 else x  # of one row, the width of its cells
+    pixel = float(abs(axis[-1] - axis[0]) / (len(axis) - 1)) if len(axis) > 1 else 1.0
     said = KILOMETRES if grid.projected else DEGREES
     names = ("projection_y_coordinate", "projection_x_coordinate") if grid.projected else said
     return Place(

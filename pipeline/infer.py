@@ -287,7 +287,7 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
         units=metrics.units(view.channels[0]["units"], next(iter(scores.values()), ())),
         leads=by_lead,
         step=begun.step,
-        since=minute(begun.reference),
+        since=minute(begun.complete),
     )
 
 

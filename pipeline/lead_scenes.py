@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import pictures as drawing
 from pipeline.answers import MODEL
 from pipeline.outlook import Made, Outlook
-from pipeline.outputs.layout import minute, stamp
+from pipeline.outputs.layout import lasting, minute, stamp
 from pipeline.pictures import Look, Palette, Panel, Scene
 from pipeline.product import SPREAD, TRUTH
 from pipeline.progress import progress
@@ -133,7 +133,10 @@ class LeadShots:
     def subtitle(self) -> str:
         """Of when the forecast is, and what was known of a storm then."""
         start = self.outlook.start
-        said = [f"forecast from {minute(start.reference)}"]
+        said = [f"forecast from {minute(start.complete)}"]
+        if start.complete != start.reference:
+            of = lasting(start.complete - start.reference)
+            said.append(f"each time is the beginning of {of}")
         if self.outlook.moves and (storm := best_track(self.outlook.footage, start.past[-1])):
             said.append(f"then: {storm}")
         if self.hours:

@@ -51,7 +51,7 @@ class Loader:
     that do not fill a round of ranks: other ones in every epoch.
     threads: that cut batches ahead; 0: none is cut before it is asked for. read_ahead: ask the disk
     for the next batches; auto: where they are not in memory yet. pinned: batches lie in memory that
-    a GPU copies from by itself.
+    a GPU copies from by itself. window_setting: what decides the window, for who must change it.
     Raises UserError for a patch larger than a frame and for tracks without any window.
     """
 
@@ -70,6 +70,7 @@ class Loader:
         threads: int = 2,
         read_ahead: ReadAhead = "auto",
         pinned: bool = False,
+        window_setting: str = "training.sequence_length",
     ) -> None:
         self.height, self.width = crop_size(tracks, patch)
         self.tracks = list(tracks)
@@ -81,10 +82,7 @@ class Loader:
         self.threads, self.read_ahead, self.pinned = threads, read_ahead, pinned
         self.windows = windows_of(self.tracks, window)
         if not len(self.windows):
-            raise UserError(
-                f"tracks {few([t.id for t in tracks])}: no window of {window} usable frames at "
-                "equal steps; convert with a larger --max-missing, or train on other tracks"
-            )
+            raise no_window(tracks, window, window_setting)
         self.shown = len(self.windows) * crops_per_window  # by all ranks together
         self.samples = self.shown // ranks
         if not self.samples:
@@ -203,6 +201,19 @@ def windows_of(tracks: Sequence[Track], length: int) -> np.ndarray:
     return np.concatenate(rows) if rows else np.empty((0, 2), np.int64)
 
 
+def no_window(tracks: Sequence[Track], length: int, setting: str) -> UserError:
+    """What to raise for tracks that are all too short, or too broken."""
+    longest = next((n for n in range(length - 1, 0, -1) if len(windows_of(tracks, n))), 0)
+    ways = [f"make {setting} smaller"] if longest else []
+    if any((track.flag != 0).any() for track in tracks):
+        ways.append("convert with a larger --max-missing")
+    ways.append("take other tracks with `cli split`")
+    return UserError(
+        f"tracks {few([t.id for t in tracks])}: no window of {length} usable frames at equal "
+        f"steps, the longest run is {longest}; {', or '.join(ways)}"
+    )
+
+
 def crop_size(tracks: Sequence[Track], patch: int | None) -> tuple[int, int]:
     """Height and width of what is cut.
 
@@ -231,12 +242,26 @@ def crop_size(tracks: Sequence[Track], patch: int | None) -> tuple[int, int]:
     return (patch, patch) if patch else first.shape[1:]
 
 
-def fixed_crops(tracks: Sequence[Track], *, window: int, patch: int | None, count: int) -> Tensor:
+def fixed_crops(
+    tracks: Sequence[Track],
+    *,
+    window: int,
+    patch: int | None,
+    count: int,
+    window_setting: str = "training.sequence_length",
+) -> Tensor:
     """The same crops at every call, spread evenly over all windows: (count, T, C, h, w).
 
     Fewer than `count` where the tracks have fewer windows. Raises UserError as Loader does.
     """
-    loader = Loader(tracks, window=window, patch=patch, batch=1, augment=False)
+    loader = Loader(
+        tracks,
+        window=window,
+        patch=patch,
+        batch=1,
+        augment=False,
+        window_setting=window_setting,
+    )
     spread = np.unique(np.linspace(0, len(loader.windows) - 1, count).round().astype(np.int64))
     crops = loader.crops(epoch=0)
     by_window = np.argsort(crops.window)

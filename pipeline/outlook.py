@@ -187,15 +187,17 @@ class Outlook:
     def unlike(self) -> list[str]:
         """How the input differs from what was trained on."""
         data, ours = self.trained.data, self.footage.attrs
-        outside, most = Outside(data), -np.inf
-        for frame in self.read(self.start.past):
-            outside.look(frame)
-            most = max(most, float(np.nanmax(frame[0])))
+        outside, inputs = Outside(data), self.task.inputs
+        rows, columns = self.task.area or (slice(None), slice(None))
+        past = self.read(self.start.past)[..., rows, columns]
+        for frame in past:
+            outside.look(frame, inputs)
         satellites = [self.footage.satellites[number] for number in self.start.past]
-        return [
-            *outside.sentences(self.footage, satellites, (1,)),
-            *forecasts.unlike(data.channels[0], data.attrs, ours, (1,), most),
-        ]
+        told = outside.sentences(self.footage, satellites, (1,))
+        for number in inputs:
+            most = float(np.nanmax(past[:, number], initial=-np.inf))
+            told += forecasts.unlike(data.channels[number], data.attrs, ours, (1,), most)
+        return list(dict.fromkeys(told))  # grids and sums are the same for all channels
 
     # What is written
 
@@ -209,7 +211,7 @@ class Outlook:
 
     def layout(self, attrs: Mapping[str, Any]) -> Layout:
         lead = {"standard_name": PERIOD, "long_name": "time since the reference time"}
-        since = "time of the last frame that the forecast is made from, UTC"
+        since = "when the last frame that the forecast is made from was complete, UTC"
         return Layout(
             y=self.place.y,
             x=self.place.x,
@@ -226,7 +228,7 @@ class Outlook:
             attrs=attrs,
             moments={
                 REFERENCE: (
-                    self.start.reference,
+                    self.start.complete,
                     {**TIME_ATTRS, "standard_name": REFERENCE, "long_name": since},
                 )
             },
@@ -240,7 +242,7 @@ class Outlook:
         """A number of every series."""
         values: dict[str, Any] = {
             "time": self.start.valid[lead],
-            PERIOD: (lead + 1) * self.start.step / 3600,
+            PERIOD: (self.start.valid[lead] - self.start.complete) / 3600,
         }
         if made.errors:
             of = made.errors[lead]
@@ -252,7 +254,7 @@ class Outlook:
     def about(self, made: Made, unlike: Sequence[str]) -> dict[str, Any]:
         """The output's attributes: nothing in them depends on when it was made."""
         what = " and ".join(channel["long_name"] for channel in self.channels)
-        since, times = minute(self.start.reference), self.footage.times[self.start.past]
+        since, times = minute(self.start.complete), self.footage.times[self.start.past]
         return origin(
             self.trained,
             self.footage,
@@ -279,6 +281,12 @@ class Outlook:
             said.append(
                 f"The model learnt to forecast {count(learnt, 'frame')}: what lies beyond "
                 f"{self.lead(learnt - 1)} is made from its own forecast."
+            )
+        if self.start.complete != self.start.reference:
+            of = lasting(self.start.complete - self.start.reference)
+            said.append(
+                f"Each time is the beginning of the {of} that its frame is of: the last that was "
+                f"given was complete at {minute(self.start.complete)}."
             )
         if side != 1:
             said.append(f"Each pixel is a mean of {side:g}x{side:g} pixels of the input's.")

@@ -44,10 +44,7 @@ class Log:
             return
         losses = {f"loss/{n}": float(v) / self.counts[n] for n, v in self.sums.items()}
         if bad := [n for n, v in losses.items() if not math.isfinite(v)]:
-            raise UserError(
-                f"{self.run}: {', '.join(bad)} is no longer finite at step {step}; lower "
-                "training.lr, or go back to fp32; the checkpoints are from before"
-            )
+            raise not_finite(self.run, ", ".join(bad), step)
         rate = self.steps / max(time.monotonic() - self.since, 1e-9)
         self.write({**losses, **more, "steps_per_second": rate}, step, epoch)
         self.clear()
@@ -62,6 +59,13 @@ class Log:
         self.file.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+
+def not_finite(run: Path, what: str, step: int) -> UserError:
+    return UserError(
+        f"{run}: {what} is no longer finite at step {step}; lower training.lr, or go back to fp32; "
+        "the checkpoints are from before"
+    )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline import metrics
+from pipeline.checkpoint import Checkpoint
 from pipeline.metrics import (
     ColdClouds,
     Contingency,
@@ -27,6 +28,8 @@ from pipeline.metrics import (
 )
 from pipeline.metrics.rain import INTENSITIES
 from pipeline.scaling import RAIN, is_rain
+from pipeline.store import Track
+from pipeline.windows import usual_step
 
 S = TypeVar("S", bound=Sums)
 
@@ -85,6 +88,20 @@ class Yardstick:
             pixel_units=side_units,
             hours=float(hours) if hours and is_rain(first) else None,
         )
+
+    @classmethod
+    def of_trained(
+        cls, trained: Checkpoint, attrs: Mapping[str, Any], tracks: Iterable[Track]
+    ) -> Yardstick:
+        """Of the truth's pixels; rain without a stated accumulation fell in one time step.
+
+        attrs: of the tracks' store. Raises UserError as `of` does.
+        """
+        known = {**trained.data.attrs, **attrs}
+        if not known.get("accumulation_hours"):
+            steps = [usual_step(track.times) for track in tracks]
+            known["accumulation_hours"] = max(steps, default=0) / 3600
+        return cls.of(trained.targets, known, trained.task.side())
 
     @property
     def peak(self) -> float:

@@ -63,6 +63,12 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     threads: NonNegativeInt = 2  # that cut the next batches; 0: each only when it is asked for
     read_ahead: ReadAhead = "auto"  # ask the disk for the next batches; auto: if not in memory yet
 
+    @field_validator("read_ahead", mode="before")
+    @classmethod
+    def _of_yaml(cls, given: Any) -> Any:
+        """To YAML an unquoted on or off is a truth value."""
+        return {True: "on", False: "off"}[given] if isinstance(given, bool) else given
+
     @property
     def split_file(self) -> Path:
         return self.split or manifest.split_file(manifest.FOLDER, self.store)
@@ -86,13 +92,13 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     patch_size: PositiveInt | None = 128
     sequence_length: PositiveInt = 3  # frames per window; of a forecast task.past + task.future
     crops_per_window: PositiveInt = 1  # per epoch: more for small data sets
-    augment: bool = True  # one of 8 flips and rotations for all frames of a window
+    augment: bool = True  # one of 8 flips and rotations for all frames of a window; not of winds
     accumulate: PositiveInt = 1  # batches per optimizer step
     optimizer: Literal["adam", "adamw"] = "adam"  # of every player
     weight_decay: NonNegativeFloat = 0.0  # adamw's usual: 0.01
     lr: PositiveFloat = 5e-4  # every player's; of onecycle the highest
     lr_of: dict[str, PositiveFloat] = {}  # by player, instead of lr
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # onecycle has its own
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     # cosine: to 1 % of lr at the last step; halve: times `drop` at each of the milestones;
     # onecycle: up in the first 30 % of the steps, then down to nothing, beta1 the other way
@@ -109,7 +115,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     validate_every_steps: NonNegativeInt = 0  # beside every epoch's end; 0: off
     checkpoint_every_steps: NonNegativeInt = 1000  # the last one, beside every epoch's end; 0: off
     checkpoint_every_epochs: NonNegativeInt = 0  # kept beside last and best; 0: none
-    patience: NonNegativeInt = 0  # epochs without a better validation score; 0: never stop early
+    patience: NonNegativeInt = 0  # epochs since the one with the best score; 0: never stop early
 
 
 class RunSettings(BaseModel, frozen=True, extra="forbid"):
@@ -144,6 +150,18 @@ def load(
     Returns the resolved settings and a sentence for each key that has no effect here. Raises
     UsageError for a file that cannot be read, an unknown key (naming those near it) or a bad value.
     """
+    given, origins, notes = gathered(file, overrides)
+    before = dict(flattened(base or {}))
+    if given.get("model.name", before.get("model.name")) != before.get("model.name"):
+        before = {k: v for k, v in before.items() if not k.startswith("model.")}
+    settings = resolved(nested({**before, **given}), origins)
+    return settings, [*notes, *idle(settings, origins)]
+
+
+def gathered(
+    file: Path | None, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """What a file and overrides say, by key joined by dots; who said it; notes. UsageError."""
     given: dict[str, Any] = {}
     notes: list[str] = []
     origins: dict[str, str] = {}  # by key, to blame whoever set it
@@ -154,10 +172,7 @@ def load(
         if not sign or not key:
             raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
         origins[put(given, key.strip(), parsed(text, f"--set {item}"), notes)] = f"--set {item}"
-    before = dict(flattened(base or {}))
-    if given.get("model.name", before.get("model.name")) != before.get("model.name"):
-        before = {k: v for k, v in before.items() if not k.startswith("model.")}
-    return resolved(nested({**before, **given}), origins), notes
+    return given, origins, notes
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -250,6 +265,13 @@ def resolved(tree: dict[str, Any], origins: Mapping[str, str]) -> RunSettings:
         raise UsageError(sentence(error, origins, "", RunSettings)) from None
 
 
+def idle(settings: RunSettings, origins: Mapping[str, str]) -> list[str]:
+    """A sentence for each setting that was given and that another one leaves nothing to do."""
+    if settings.training.schedule == "onecycle" and "training.beta1" in origins:
+        return ["training.beta1 has no effect: the schedule onecycle has its own, 0.85 to 0.95"]
+    return []
+
+
 def section(kind: type[BaseModel], given: Any, name: str, origins: Mapping[str, str]) -> Any:
     """The settings below `name`. Raises UsageError."""
     if not isinstance(given, dict):
@@ -295,18 +317,26 @@ def sentence(
     """All faults in one line, each with who made it and what was expected."""
     faults = []
     for fault in error.errors():
-        where = [str(part) for part in fault["loc"]]
-        key = prefix + ".".join(where)
-        if fault["type"] == "extra_forbidden":
+        where, kind = [str(part) for part in fault["loc"]], fault["type"]
+        key = (prefix + ".".join(where)).rstrip(".")
+        blame = blamed(origins, key)
+        told = f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
+        if kind == "extra_forbidden":
             fields = section_fields(known, where[:-1])
             near = difflib.get_close_matches(where[-1], fields, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
             told = f"unknown setting {key}; {hint}"
-        elif fault["type"] == "model_type":
+        elif kind == "model_type":
             told = f"{key} is {fault.get('input')!r}; expected settings below it"
+        elif kind == "value_error" and isinstance(fault.get("input"), Mapping):
+            told = f"{key}: {fault['ctx']['error']}"  # of settings that do not go together
+            below = dict.fromkeys(o for k, o in origins.items() if k.startswith(f"{key}."))
+            blame = ", ".join(below) or blame
+        elif kind == "missing":
+            told, blame = f"{key}: {told}", blamed(origins, key.rpartition(".")[0])
         else:
-            told = f"{key}: {fault.get('input')!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-        faults.append(f"{blamed(origins, key)}: {told}")
+            told = f"{key}: {fault.get('input')!r}: {told}"
+        faults.append(f"{blame}: {told}")
     return "; ".join(faults)
 
 
@@ -322,10 +352,10 @@ def located(
     settings: RunSettings, store: Path | None = None, split: Path | None = None
 ) -> RunSettings:
     """With the data's paths replaced where given, and absolute: a run is used from any folder."""
-    data = settings.data
-    found = DataSettings(store=store or data.store, split=split or data.split)
-    found = DataSettings(store=found.store.resolve(), split=found.split_file.resolve())
-    return settings.model_copy(update={"data": found})
+    asked = {"store": store or settings.data.store, "split": split or settings.data.split}
+    data = settings.data.model_copy(update=asked)
+    found = {"store": data.store.resolve(), "split": data.split_file.resolve()}
+    return settings.model_copy(update={"data": data.model_copy(update=found)})
 
 
 def differing(a: RunSettings, b: RunSettings) -> dict[str, tuple[Any, Any]]:

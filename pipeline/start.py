@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pipeline import quality, tasks
+from pipeline import quality
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
+from pipeline.familiarity import refuse_unfit
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import lasting, minute, stamp
 from pipeline.reporting.words import count
+from pipeline.scaling import is_rain
 from pipeline.sources import FrameError
 from pipeline.tasks import Forecast
 from pipeline.windows import usual_step
+
+# What a store's time_label says where a frame's time is the beginning of what it is of: of all
+# frames that a conversion added up, or of rain as its files have it
+ADDED_UP = re.compile(r"^start of the interval")
+OF_RAIN = re.compile(r"for rain the .*\bstart of its interval")
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class Start:
     donors: list[int]  # that the model sees outside its region, where those are of another date
     flagged: int  # of past and future, with too many missing pixels
     step: int  # seconds between frames
-    reference: int  # seconds since 1970, UTC
+    reference: int  # the time of the last frame of past, seconds since 1970, UTC
+    complete: int  # when that frame was: later, where its time is the beginning of what it is of
     valid: np.ndarray  # (steps,) int64, the times that are forecast
     problems: list[str]  # a sentence for each frame on the way that could not be read
 
@@ -62,10 +71,11 @@ def found(
     return Start(
         past=numbers[:past],
         future=numbers[past:],
-        donors=frames.donors(numbers[:past]) if task.borrows else [],
+        donors=frames.donors(numbers, past) if task.borrows else [],
         flagged=sum(not frames.worth(number).sound for number in numbers),
         step=step,
         reference=reference,
+        complete=reference + interval(footage, trained, task, step),
         valid=reference + step * np.arange(1, steps + 1),
         problems=frames.problems,
     )
@@ -131,38 +141,44 @@ class Frames:
                 self.known[number] = Worth(readable=True, sound=not flag)
         return self.known[number]
 
-    def donors(self, past: Sequence[int]) -> list[int]:
-        """As many frames in a row as far away in time as there are. Raises UserError."""
+    def donors(self, window: Sequence[int], past: int) -> list[int]:
+        """So many frames in a row, none of them in the window, as far away in time as there are.
+
+        Raises UserError.
+        """
         every = range(len(self.footage.times))
-        for number in sorted(every, key=lambda n: -abs(n - past[-1])):
-            numbers = self.around(number, len(past), 0, sound=True)
-            if numbers and not set(numbers) & set(past):
+        for number in sorted(every, key=lambda n: -abs(n - window[past - 1])):
+            numbers = self.around(number, past, 0, sound=True)
+            if numbers and not set(numbers) & set(window):
                 return numbers
         raise UserError(
             f"{self.footage.path}: this model takes what lies outside its region from another date "
             f"(task.outside other_date), and {self.footage.id} has no other "
-            f"{count(len(past), 'frame')} in a row"
+            f"{count(past, 'frame')} in a row"
         )
 
 
 def step_of(footage: Footage, trained: Checkpoint, task: Forecast) -> int:
     """Seconds between the frames. Raises UserError where they do not fit the model."""
-    where, grid = footage.path, tasks.of_plain(trained.data.grid)
-    try:
-        task.refuse(footage.shape)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if task.located and not tasks.same_grid(grid, footage.grid):
-        raise UserError(f"{where}: its grid is {footage.grid}; the model was trained on {grid}")
-    step, its = trained.data.step, usual_step(footage.times)
-    if step and its and its != step:
-        raise UserError(
-            f"{where}: {footage.id} has a frame every {lasting(its)}; the model forecasts steps "
-            f"of {lasting(step)}"
-        )
-    if not step and not its:
-        raise UserError(f"{where}: {footage.id} is one frame, which has no time step")
-    return step or its
+    step = usual_step(footage.times)
+    refuse_unfit(footage.path, footage.shape, footage.grid, step, trained, task)
+    if not step and not trained.data.step:
+        raise UserError(f"{footage.path}: {footage.id} is one frame, which has no time step")
+    return step or trained.data.step
+
+
+def interval(footage: Footage, trained: Checkpoint, task: Forecast, step: int) -> int:
+    """Seconds from a frame's time to the end of what it is of; 0 where its time is that end.
+
+    A sum of rain is known only when its interval is over, which may begin at the time it bears. Of
+    a state, or where nothing tells, a frame is of its time.
+    """
+    attrs = {**trained.data.attrs, **footage.attrs}
+    label = str(attrs.get("time_label", ""))
+    rain = any(is_rain(trained.data.channels[number]) for number in task.inputs)
+    if not ADDED_UP.search(label) and not (rain and OF_RAIN.search(label)):
+        return 0
+    return round(3600 * float(attrs.get("accumulation_hours") or 0)) or step
 
 
 def numbered(footage: Footage, at: str) -> int:

@@ -6,7 +6,8 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, checkpo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -41,11 +42,12 @@ from pipeline.metrics import Errors
 from pipeline.prefetch import on_device
 from pipeline.problem import MODEL, Problem
 from pipeline.progress import progress, say
-from pipeline.runlog import Log, open_log
+from pipeline.runlog import Log, not_finite, open_log
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings, TrainSettings
 from pipeline.sources.grids import Grid
 from pipeline.store import Track
+from pipeline.tasks import ForecastSettings
 from pipeline.windows import usual_step
 
 # What may change when a run goes on; anything else would make it another run.
@@ -76,6 +78,10 @@ CARRIED = (
     "grid_degrees_longitude",
     "native_grid_degrees",
 )
+# Channels that are components of vectors: u, v10, 10u, u_500, ua, vwnd; and their units.
+COMPONENT = re.compile(r"eastward|northward|\b[xy]_wind")
+WIND = re.compile(r"\d*[uv](a|as|wnd|wind|grd)?(_?\d+)?")
+SPEEDS = ("m s-1", "m s**-1", "m/s", "km h-1", "km/h", "kt", "knots")
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T, C, H, W), normalised
 
 
@@ -87,8 +93,8 @@ class Position:
     batch: int = 0  # of the next step, within its epoch
     step: int = 0  # steps done
     best: float = math.inf  # validation RMSE, physical units
-    best_epoch: int = -1
-    stale_epochs: int = 0  # since the best
+    best_epoch: int = 0  # that held it, counted from 1; 0: none yet
+    stale_epochs: int = 0  # whole ones since that
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,17 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
     """Train into the run folder; with `resume`, go on from its last checkpoint.
 
     Raises UserError for a split of another store, settings that do not fit the data, a run folder
-    that already holds a training (without `resume`) or another model's (with it).
+    that already holds a training (without `resume`) or another model's (with it), and a GPU that
+    has too little memory.
     """
+    try:
+        return begun(settings, run, resume)
+    except torch.cuda.OutOfMemoryError:
+        raise UserError(too_large(settings, run)) from None
+
+
+def begun(settings: RunSettings, run: Path, resume: bool) -> Trained:
+    """As `train` says."""
     if run.exists() and not run.is_dir():
         raise UserError(f"{run}: is a file; choose another --run")
     last = run / "checkpoints" / "last.ckpt"
@@ -125,6 +140,8 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
         run_settings.write(run / "settings.yaml", settings)
         atomic.write_json(run / "scaling.json", trainer.told_scaling())
         say(trainer.told_model())
+        if old and (told := trainer.told_schedule(old.settings.training.epochs)):
+            say(told)
         return logged(trainer, run)
 
 
@@ -134,6 +151,17 @@ def logged(trainer: Trainer, run: Path) -> Trained:
         told_to_stop() as stopping,
     ):
         return trainer.fit(log, stopping)
+
+
+def too_large(settings: RunSettings, run: Path) -> str:
+    """What to say of a training that a GPU's memory does not hold."""
+    forecast = isinstance(settings.task, ForecastSettings)
+    return (
+        f"{run}: the GPU has too little memory for this training; make training.batch_size smaller "
+        "(training.accumulate makes the same step of more batches), set training.precision to "
+        f"bf16, take a smaller training.patch_size{', a larger task.coarsen' if forecast else ''} "
+        "or a smaller model"
+    )
 
 
 def refuse_other_run(old: Checkpoint, settings: RunSettings, path: Path) -> None:
@@ -176,14 +204,17 @@ class Trainer:
         split = manifest.read_split(settings.data.split_file, opened)
         train_tracks = [opened.track(id) for id in split.part("train")]
         eval_tracks = [opened.track(id) for id in split.part("eval")]
+        forecast = isinstance(settings.task, ForecastSettings)
+        length = "task.past + task.future" if forecast else "training.sequence_length"
         task = tasks.build(
             models.find(settings.model_name).TASK,
             settings.task,
             t.sequence_length,
             opened.channels,
-            shared_grid([*train_tracks, *eval_tracks]),
+            shared_grid([*train_tracks, *eval_tracks], settings.task),
         )
         refuse_moving(task, t)
+        refuse_turning([opened.channels[i] for i in task.inputs], t)
         fabric = make_fabric(t)
         loader = Loader(
             train_tracks,
@@ -196,6 +227,7 @@ class Trainer:
             threads=settings.data.threads,
             read_ahead=settings.data.read_ahead,
             pinned=fabric.device.type == "cuda",
+            window_setting=length,
         )
         scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
         problem = Problem.of(task, scale)
@@ -234,7 +266,7 @@ class Trainer:
                 attrs={key: opened.attrs[key] for key in CARRIED if key in opened.attrs},
                 seen=familiarity.seen(train_tracks, split.statistics),
                 grid=tasks.plain(train_tracks[0].grid) if task.located else None,
-                step=one_step([*train_tracks, *eval_tracks]) if task.kind == "forecast" else 0,
+                step=one_step([*train_tracks, *eval_tracks], task.window) if forecast else 0,
             ),
             loader=loader,
             validation=fixed_crops(
@@ -242,6 +274,7 @@ class Trainer:
                 window=task.scored_window,
                 patch=t.patch_size,
                 count=t.validation_crops,
+                window_setting=length,
             ),
             peak=metrics.peak(problem.channels(channels)),
             model=model,
@@ -257,6 +290,19 @@ class Trainer:
         return (
             f"{self.settings.model_name}: {count:,} parameters; what it says of a pixel can depend "
             f"on {far}"
+        )
+
+    def told_schedule(self, epochs: int) -> str:
+        """How the learning rate goes on where it was to end after that many epochs."""
+        t, step = self.settings.training, self.position.step
+        per_epoch = steps_per_epoch(self.loader, t)
+        before = schedules.share_of_lr(t, min(step, epochs * per_epoch - 1), epochs * per_epoch)
+        now = schedules.share_of_lr(t, min(step, t.epochs * per_epoch - 1), t.epochs * per_epoch)
+        if t.epochs <= epochs or math.isclose(before, now):
+            return ""
+        return (
+            f"with training.epochs {t.epochs}, not {epochs}, the schedule {t.schedule} goes on at "
+            f"{100 * now:.3g} % of training.lr, where it would have been at {100 * before:.3g} %"
         )
 
     def told_scaling(self) -> dict[str, Any]:
@@ -294,9 +340,10 @@ class Trainer:
                     if at.step % t.log_every_steps == 0:
                         log.flush(at.step, at.epoch, rates)
                     advance()
-                    if due(at.step, t.validate_every_steps):
+                    if due(at.step, t.validate_every_steps) and at.step % per_epoch:
+                        log.flush(at.step, at.epoch, rates)  # first: it refuses what is not finite
                         scores = self.validated(log)
-                        if self.better(scores[MODEL]):
+                        if self.better(scores[MODEL], at.epoch + 1):
                             self.save("best")
                     if stopping() or due(at.step, t.checkpoint_every_steps):
                         log.flush(at.step, at.epoch, rates)  # first: it refuses what is not finite
@@ -359,23 +406,25 @@ class Trainer:
     def guess(self, judged: nn.Module, x: Tensor) -> Tensor:
         with self.fabric.autocast():
             answer = judged(self.problem.x.model_input(x)).float()
+        if answer.isnan().any():
+            raise not_finite(self.run, "what the model says", self.position.step)
         return self.problem.of_model(answer, x)
 
     def keep(self, score: float) -> None:
         """After an epoch: note whether it is the best so far, and write the checkpoints."""
         at = self.position
-        at.stale_epochs += 1
-        better = self.better(score)
+        better = self.better(score, at.epoch)
+        at.stale_epochs = at.epoch - at.best_epoch
         every = self.settings.training.checkpoint_every_epochs
         kept = f"epoch-{at.epoch:04d}" if every and at.epoch % every == 0 else None
         for name in filter(None, ("best" if better else None, kept, "last")):
             self.save(name)
 
-    def better(self, score: float) -> bool:
-        """Note whether it is the best so far."""
+    def better(self, score: float, epoch: int) -> bool:
+        """Note whether it is the best so far; epoch: that it was found in, counted from 1."""
         at = self.position
         if score < at.best:
-            at.best, at.best_epoch, at.stale_epochs = score, at.epoch, 0
+            at.best, at.best_epoch, at.stale_epochs = score, epoch, 0
             return True
         return False
 
@@ -477,10 +526,22 @@ def optimizer_of(t: TrainSettings, parameters: Iterable[Any], lr: float) -> Opti
     return kind(parameters, lr=lr, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay)
 
 
-def shared_grid(tracks: Sequence[Track]) -> Grid | None:
-    """The one grid of all tracks' frames; None where they have none, or several."""
+def shared_grid(tracks: Sequence[Track], settings: tasks.Settings) -> Grid | None:
+    """The one grid of all tracks' frames; None where they have none, or several.
+
+    Raises UserError for several of which the settings name places.
+    """
     first = tracks[0].grid
-    return first if all(tasks.same_grid(first, track.grid) for track in tracks[1:]) else None
+    other = next((t for t in tracks if not tasks.same_grid(first, t.grid)), None)
+    if other is None:
+        return first
+    if isinstance(settings, ForecastSettings) and (settings.area or settings.region):
+        told = "; ".join(f"{t.id} {t.grid or 'none'}" for t in (tracks[0], other))
+        raise UserError(
+            f"the tracks have several grids ({told}), and task.area and task.region are places on "
+            "one; set those of others aside with `cli split --test-ids`, or convert onto one grid"
+        )
+    return None
 
 
 def refuse_moving(task: tasks.Task, t: TrainSettings) -> None:
@@ -492,11 +553,32 @@ def refuse_moving(task: tasks.Task, t: TrainSettings) -> None:
         )
 
 
-def one_step(tracks: Sequence[Track]) -> int:
-    """The time step of a forecast, in seconds. Raises UserError where tracks have several."""
+def refuse_turning(channels: Sequence[Mapping[str, Any]], t: TrainSettings) -> None:
+    """Raises UserError for turned frames of winds, whose numbers would point elsewhere."""
+    winds = [channel["name"] for channel in channels if is_wind(channel)]
+    if winds and t.augment:
+        raise UserError(
+            f"training.augment turns and mirrors frames, after which the winds {store.few(winds)} "
+            "would point the wrong way; set training.augment to false"
+        )
+
+
+def is_wind(channel: Mapping[str, Any]) -> bool:
+    """Whether it is one component of a vector, by its standard name, or else its name and unit."""
+    if COMPONENT.search(str(channel.get("standard_name", ""))):
+        return True
+    named = WIND.fullmatch(str(channel["name"]).lower())
+    return bool(named) and channel.get("units", "") in ("", *SPEEDS)
+
+
+def one_step(tracks: Sequence[Track], window: int) -> int:
+    """The time step of a forecast, in seconds, of the tracks that have windows of that length.
+
+    Raises UserError where they have several.
+    """
     by_step: dict[int, list[str]] = {}
     for track in tracks:
-        if len(track.times) > 1:
+        if len(track.windows(window)):
             by_step.setdefault(usual_step(track.times), []).append(track.id)
     if len(by_step) > 1:
         told = "; ".join(
@@ -504,7 +586,8 @@ def one_step(tracks: Sequence[Track]) -> int:
         )
         raise UserError(
             f"the tracks have several time steps ({told}), and a forecast is of one; "
-            "convert those of one step alone, with --ids"
+            "set those of the others aside with `cli split --test-ids`, or convert those of one "
+            "step alone, with --ids"
         )
     return next(iter(by_step), 0)
 

@@ -145,13 +145,18 @@ def write_settings(out: Path, settings: RunSettings, asked: UpstreamSettings) ->
 
 
 def refuse_other(out: Path, settings: RunSettings, asked: UpstreamSettings) -> None:
-    """Raises UserError where another experiment, or something else, lies."""
+    """Raises UserError where another experiment, or something else, lies.
+
+    An experiment of which nothing was trained may still become another one.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     file = out / SETTINGS_FILE
     if not file.is_file():
         if out.is_dir() and any(out.iterdir()):
             raise UserError(f"{out}: holds something else than an experiment; choose another --out")
+        return
+    if not any(out.glob("*/seed-*/checkpoints/*.ckpt")):
         return
     was = dict(run_settings.flattened(run_settings.read(file)))
     now = dict(run_settings.flattened(as_file(settings, asked)))
@@ -196,7 +201,7 @@ class Concluding:
 
     @cached_property
     def yardstick(self) -> Yardstick:
-        return judging.yardstick_of(self.first, dict(self.plan.store.attrs), self.plan.tracks[0])
+        return Yardstick.of_trained(self.first, self.plan.store.attrs, self.plan.tracks)
 
     @cached_property
     def methods(self) -> dict[tuple[str, int], judging.Method]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+
+from pipeline.errors import UserError
 
 
 def usual_step(times: np.ndarray) -> int:
@@ -16,8 +20,23 @@ def usual_step(times: np.ndarray) -> int:
 
 
 def of_other_dates(firsts: np.ndarray) -> np.ndarray:
-    """For each window of a track another of the same track: as far away as it reaches."""
+    """For each window of a track another of the same track: half of the track away."""
     return np.roll(firsts, len(firsts) // 2)
+
+
+def refuse_same_dates(firsts: np.ndarray, length: int, where: Path) -> None:
+    """Raises UserError where a window of another date shares a frame with the one it stands for.
+
+    firsts: of all windows of a track of `length` frames.
+    """
+    shared = int((np.abs(of_other_dates(firsts) - firsts) < length).sum())
+    if shared:
+        raise UserError(
+            f"{where}: its {len(firsts)} windows of {length} frames are too few for other_date, "
+            f"which takes what lies outside the region from half of the track away: {shared} would "
+            f"share frames with their own date; expected {2 * length} windows in a row; set the "
+            "track aside, or convert longer ones with --track-by"
+        )
 
 
 def starts(times: np.ndarray, usable: np.ndarray, length: int) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ from pipeline import split as splitting
 from pipeline import train as training
 from pipeline.answers import Answers
 from pipeline.errors import UsageError, UserError
+from pipeline.sources.grids import Grid
+from pipeline.sources.options import Options
 from pipeline.sources.synthetic import Storm, write_tree
+from pipeline.sources.synthetic_world import World, write
+from pipeline.tasks import ForecastSettings, SuperResolutionSettings
 
 SMALL = {"name": "simvp", "hid_s": 8, "hid_t": 16, "n_s": 2, "n_t": 2, "residual": True}
 SETTINGS = """
@@ -159,6 +165,8 @@ def test_arrays_hold_what_was_scored(home: Path, tmp_path: Path) -> None:
     assert said.exit_code == 0, said.output
     assert "rmse [K] after" in said.output
     assert "2 h" in said.output
+    assert "8 windows of 2 lead times, in 1 track; " in said.output
+    assert re.search(r"in 1 track; \d+\.\d\d windows/s", said.output)
     folder = tmp_path / "arrays" / "202103"
     arrays = {file.stem: np.load(file) for file in folder.iterdir()}
     track = store.open_store(home / "WP.zarr").track("202103")
@@ -189,7 +197,11 @@ def test_settings_of_another_task_are_refused(home: Path, overrides: list[str], 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["task.past=12"], "no window of 14 usable frames"),
+        (
+            ["task.past=12"],
+            r"no window of 14 usable frames at equal steps, the longest run is 12; make task.past "
+            r"\+ task.future smaller",
+        ),
         (["task.area=[100, 110, 20, 30]"], "the frames have no latitudes and longitudes"),
         (["task.targets=[rain]"], "task.targets: no channel rain"),
     ],
@@ -217,6 +229,96 @@ def test_tracks_of_several_steps_are_refused(home: Path, tmp_path: Path) -> None
         evaluating.evaluate(
             home / "run", store_path=tmp_path / "WP.zarr", split_path=moved(tmp_path)
         )
+
+
+def test_tracks_without_a_window_do_not_count(home: Path, tmp_path: Path) -> None:
+    """Of another step or not: nothing is learnt from them."""
+    storms = [
+        Storm("202104", datetime(2021, 8, 1, tzinfo=UTC), hours=9, step_hours=3),
+        Storm("202105", datetime(2021, 8, 9, tzinfo=UTC), hours=12),
+        Storm("202106", datetime(2021, 8, 19, tzinfo=UTC), hours=12),
+    ]
+    write_tree(tmp_path / "WP", storms, size=32)
+    convert(tmp_path)
+    splitting.split(tmp_path / "WP.zarr", tmp_path / "split.json", eval_ids=["202106"])
+    found, _ = run_settings.load(home / "forecast.yaml")
+    found = run_settings.located(found, tmp_path / "WP.zarr", tmp_path / "split.json")
+    assert training.Trainer.of(found, tmp_path / "run").data.step == 3600
+    found = found.model_copy(
+        update={
+            "task": found.task.model_copy(update={"past": 1, "future": 1}),
+            "training": found.training.model_copy(update={"sequence_length": 2}),
+        }
+    )
+    with pytest.raises(UserError, match=r"3 h in 202104.* aside with `cli split --test-ids`"):
+        training.Trainer.of(found, tmp_path / "run")
+
+
+def test_places_on_several_grids_are_refused() -> None:
+    def track(id: str, *x: float) -> SimpleNamespace:
+        return SimpleNamespace(id=id, grid=Grid(np.array([40.0, 39]), np.array(x)) if x else None)
+
+    one, same, other, none = (
+        track("a", 100, 101), track("b", 100, 101), track("c", 100, 102), track("d"),
+    )  # fmt: skip
+    placed = ForecastSettings(area=(100, 101, 39, 40))
+    assert training.shared_grid([one, same], placed) is one.grid
+    assert training.shared_grid([none, none], placed) is None
+    for settings in (ForecastSettings(), SuperResolutionSettings()):
+        assert training.shared_grid([one, other], settings) is None
+    with pytest.raises(
+        UserError, match=r"several grids \(a 2x2 cells of 1 .*; c 2x2 cells of 1 x 2"
+    ):
+        training.shared_grid([one, same, other], placed)
+    with pytest.raises(UserError, match=r"several grids \(a 2x2 .*; d none\)"):
+        training.shared_grid([one, none], ForecastSettings(region=(100, 101, 39, 40)))
+
+
+def test_winds_are_not_turned(tmp_path: Path) -> None:
+    write(tmp_path / "world.nc", World(steps=124))
+    made = converting.ConvertSettings(
+        options=Options(variables=("rain", "moisture", "wind"), track_by="month")
+    )
+    data = tmp_path / "world.zarr", tmp_path / "split.json"
+    converting.convert(tmp_path / "world.nc", data[0], made, manifests=tmp_path, workers=1)
+    splitting.split(*data, eval_last=0.5)
+    asked = [
+        "model.name=st_rainnet", "model.hidden=[4,4]", "task.past=2", "task.future=1",
+        "training.patch_size=null", "training.validation_crops=2", "task.targets=[rain]",
+    ]  # fmt: skip
+
+    def trainer(*more: str) -> training.Trainer:
+        found, _ = run_settings.load(None, [*asked, *more])
+        return training.Trainer.of(run_settings.located(found, *data), tmp_path / "run")
+
+    with pytest.raises(UserError, match=r"the winds wind would .* set training.augment to false"):
+        trainer()
+    assert trainer("training.augment=false").loader.orientations == 1
+    assert trainer("task.inputs=[rain,moisture]").loader.orientations > 1
+
+
+def test_the_commands_count_windows(home: Path, tmp_path: Path) -> None:
+    def said(words: str) -> str:
+        found = CliRunner().invoke(cli.app, words.split())
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    said(f"evaluate {run} --on test")
+    assert re.search(r"^2 windows, and a loop of", said(f"report {run} --on test --frames 2"), re.M)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    told = said(f"compare {run} {other} --on test --pictures 0 --out {tmp_path}/compared")
+    assert "8 windows of 2 lead times, in 1 track" in told
+    told = said(
+        f"infer {run} {home}/WP/image/202103 --out {tmp_path}/a.nc --steps 1 --no-animation "
+        "--pictures none"
+    )
+    assert "202103: 1 frame of 16x16, one every" in told
+
+
+def test_no_unit_is_said_of_numbers_without_one() -> None:
+    assert cli.beside((-0.099, -0.2, 0.1), "1", 30).startswith("-0.099, with 95 %")
+    assert cli.beside((-0.099, -0.2, 0.1), "K", 30).startswith("-0.099 K, with 95 %")
 
 
 def moved(folder: Path) -> Path:

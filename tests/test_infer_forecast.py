@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,23 @@ from typer.testing import CliRunner
 
 import cli
 import models
-from pipeline import checkpoint, inputs, lead_scenes, settings, sources, split, tasks
+from pipeline import (
+    checkpoint,
+    forecasts,
+    inputs,
+    lead_scenes,
+    settings,
+    sources,
+    split,
+    start,
+    tasks,
+)
 from pipeline import pictures as drawing
 from pipeline.checkpoint import Checkpoint, Data
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluate import evaluate
+from pipeline.familiarity import Outside
 from pipeline.infer import infer
 from pipeline.outputs import netcdf
 from pipeline.problem import Problem
@@ -357,24 +369,26 @@ GRID = Grid(55 - 0.25 * np.arange(32), 5 + 0.25 * np.arange(32))
 INNER = "[7.9, 11.1, 48.9, 52.1]"  # west, east, south, north: 13x13 cells
 
 
-@pytest.fixture(scope="module")
-def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six hours of temperature and wind, 32x32 cells of 0.25 degrees."""
-    path = tmp_path_factory.mktemp("weather") / "weather.nc"
+STATES = (
+    ("t2m", "K", "air_temperature", (250, 300)),
+    ("u10", "m s-1", "eastward_wind", (-20, 20)),
+)
+RAIN = (("tp", "mm", "lwe_thickness_of_precipitation_amount", (0, 5)),)
+
+
+def write_fields(path: Path, hours: Any, variables: Any = STATES) -> Path:
+    """So many hours after 2023-06-01 00 UTC, 32x32 cells of 0.25 degrees."""
     rng = np.random.default_rng(0)
     places = {"latitude": GRID.y, "longitude": GRID.x}
-    times = np.datetime64("2023-06-01T00", "ns") + np.arange(6) * HOUR
+    times = np.datetime64("2023-06-01T00", "ns") + np.array(hours) * HOUR
     dataset = xr.Dataset(
         {
             name: (
                 ("time", *places),
-                rng.uniform(*span, (6, 32, 32)).astype(np.float32),
+                rng.uniform(*span, (len(times), 32, 32)).astype(np.float32),
                 {"units": units, "long_name": name, "standard_name": standard},
             )
-            for name, units, standard, span in (
-                ("t2m", "K", "air_temperature", (250, 300)),
-                ("u10", "m s-1", "eastward_wind", (-20, 20)),
-            )
+            for name, units, standard, span in variables
         },
         {"time": times, **places},
     )
@@ -382,6 +396,12 @@ def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset[axis].attrs["units"] = units
     dataset.to_netcdf(path, engine="h5netcdf")
     return path
+
+
+@pytest.fixture(scope="module")
+def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six hours of temperature and wind."""
+    return write_fields(tmp_path_factory.mktemp("weather") / "weather.nc", range(6))
 
 
 def both(weather: Path) -> tuple[dict[str, Any], ...]:
@@ -454,8 +474,10 @@ def test_outside_the_region_the_model_sees_what_it_was_trained_to(weather, tmp_p
 def test_another_date_is_as_far_away_as_there_is_one(tmp_path):
     footage = inputs.opened(write(tmp_path / "WP", truncated=(0,)), None, INFRARED_ALONE)
     frames = Frames(footage, 3600, INFRARED_ALONE)
-    assert frames.donors([5, 6, 7]) == [1, 2, 3]
-    assert frames.donors([1, 2, 3]) == [5, 6, 7]
+    assert frames.donors([5, 6, 7], 3) == [1, 2, 3]
+    assert frames.donors([1, 2, 3], 3) == [5, 6, 7]
+    with pytest.raises(UserError, match="no other 3 frames in a row"):
+        frames.donors([1, 2, 3, 4, 5], 3)  # 5 to 7 would give away what is to be forecast
 
 
 def test_without_another_date_there_is_none_to_take_from(weather, tmp_path):
@@ -463,6 +485,139 @@ def test_without_another_date_there_is_none_to_take_from(weather, tmp_path):
     run = save(tmp_path / "run", *more, channels=both(weather), grid=GRID, attrs={})
     with pytest.raises(UserError, match="has no other 3 frames in a row"):
         infer(run, weather, tmp_path / "a.nc", at="2023060103", **QUICK)
+
+
+def test_scores_with_other_dates_need_other_dates(tmp_path):
+    """Windows of five hours: of six in a row both share frames, of ten in a row none does."""
+    given = write_fields(tmp_path / "f.nc", [*range(6), *range(24, 38), *range(48, 61)])
+    options = Options(variables=("t2m", "u10"), track_by="day")
+    store = tmp_path / "f.zarr"
+    convert(given, store, ConvertSettings(options=options), manifests=tmp_path, workers=1)
+    more = ["task.targets=[u10]", f"task.region={INNER}", "task.outside=other_date"]
+    run = save(tmp_path / "run", *more, channels=both(given), grid=GRID, attrs={})
+    for day, windows, shared in (("01", 2, 2), ("02", 10, 0), ("03", 9, 5)):
+        splits = tmp_path / f"{day}.json"
+        split.split(store, splits, eval_ids=[f"2023-06-{day}"])
+        if not shared:
+            evaluate(run, store_path=store, split_path=splits, resamples=50)
+            continue
+        told = f"2023-06-{day}: its {windows} windows of 5 frames are too few.*{shared} would share"
+        with pytest.raises(UserError, match=told):
+            evaluate(run, store_path=store, split_path=splits)
+
+
+def test_only_what_the_model_is_given_must_be_like_its_training(tmp_path):
+    given = write_fields(tmp_path / "f.nc", range(6))
+    with xr.open_dataset(given) as file:
+        data = file.load()
+    data.u10[:, 0, 0] = 90.0
+    data.u10[:, 12, 12] = 30.0
+    data.to_netcdf(tmp_path / "g.nc", engine="h5netcdf")
+    run, told = tmp_path / "run", {}
+    for name, more in {
+        "all": [],
+        "wind": ["task.inputs=[u10]"],
+        "area": ["task.inputs=[u10]", f"task.area={INNER}"],
+    }.items():
+        channels = both(given)
+        save(run, *more, channels=channels, grid=GRID, attrs={})
+        path = run / "checkpoints" / "best.ckpt"
+        plain = torch.load(path, weights_only=True)
+        plain["data"]["seen"] = {"min": [260.0, -20.0], "max": [300.0, 20.0], "satellites": []}
+        torch.save(plain, path)
+        told[name] = infer(run, tmp_path / "g.nc", tmp_path / "a.nc", **QUICK).notes
+    temperature, wind = told["all"]
+    assert "lie below 260.0 K" in temperature
+    assert told["wind"] == [wind]
+    assert "the highest here is 90.0 m s-1" in wind
+    assert f"{100 * 2 / 32**2:.2g} % of the pixels lie above 20.0 m s-1" in wind
+    (inner,) = told["area"]
+    assert "the highest here is 30.0 m s-1" in inner
+
+
+def test_an_area_of_which_nothing_was_seen_is_not_looked_at(tmp_path):
+    given = write_fields(tmp_path / "f.nc", range(6))
+    with xr.open_dataset(given) as file:
+        data = file.load()
+    data.u10[:, 12:25, 12:25] = np.nan
+    data.to_netcdf(tmp_path / "g.nc", engine="h5netcdf")
+    more = ["task.inputs=[u10]", f"task.area={INNER}"]
+    run = save(tmp_path / "run", *more, channels=both(given), grid=GRID, attrs={})
+    done = infer(run, tmp_path / "g.nc", tmp_path / "a.nc", at="2023060105", **QUICK)
+    assert not [note for note in done.notes if "largest value" in note]
+
+
+def test_limits_are_told_in_as_many_digits_as_they_need():
+    data = SimpleNamespace(
+        seen={"min": [0.0], "max": [0.0123], "satellites": []},
+        train=["a"],
+        attrs={},
+        channels=[{"name": "q", "units": "kg kg-1"}],
+    )
+    outside = Outside(data)
+    outside.look(np.array([[[0.0149, 0.01]]], np.float32))
+    assert outside.sentences(SimpleNamespace(attrs={}), [], (1,)) == [
+        "50 % of the pixels lie above 0.0123 kg kg-1, the highest value of the training track a; "
+        "the highest here is 0.0149 kg kg-1."
+    ]
+
+
+# Of rain that is known later than its time says
+
+
+def test_rain_labelled_by_its_beginning_is_known_at_its_end(tmp_path, drawn):
+    given = write_fields(tmp_path / "f.nc", range(1, 13), RAIN)
+    options = Options(variables=("tp",), covers=3600, accumulate=7200, track_by="none")
+    store = tmp_path / "f.zarr"
+    convert(given, store, ConvertSettings(options=options), manifests=tmp_path, workers=1)
+    channels = tuple(inputs.store.open_store(store).channels)
+    run = save(tmp_path / "run", channels=channels, attrs={}, step=7200)
+    done = infer(run, store, tmp_path / "a.nc", pictures="all", animations=())
+    data = opened(done.file)
+    begin = np.datetime64("2023-06-01T00", "ns")
+    assert (data.time.values == begin + np.array([12, 14]) * HOUR).all()
+    assert data.forecast_reference_time.values == begin + 12 * HOUR  # 10 to 12 was the last
+    assert data.forecast_period.values.tolist() == [0.0, 2.0]
+    assert "forecast from 2023-06-01 12:00 UTC by simvp" in data.attrs["title"]
+    assert data.attrs["forecast_input_times"].endswith("2023-06-01T10:00:00Z")
+    assert "the beginning of the 2 h that its frame is of" in data.attrs["comment"]
+    assert "complete at 2023-06-01 12:00 UTC" in data.attrs["comment"]
+    subtitle = drawn["png"][0].subtitle
+    assert subtitle.startswith("forecast from 2023-06-01 12:00 UTC    each time is the beginning o")
+    again = infer(run, store, tmp_path / "b.nc", at="2023060110", **QUICK)  # as its history says
+    xr.testing.assert_identical(opened(again.file), data)
+
+
+@pytest.mark.parametrize(
+    ("label", "hours", "expected"),
+    [
+        ("as in the files", 24.0, 0),
+        ("as in the files: for rain the end of its interval", 24.0, 0),
+        ("as in the files: for rain the start of its interval", 24.0, 86400),
+        ("as in the files: for rain the end or start of its interval", 1.0, 3600),
+        ("start of the interval: sums over 1 day from each time on", 24.0, 86400),
+        ("start of the interval: sums of rain, means of all else, over 6 h", None, 21600),
+        ("", 24.0, 0),
+    ],
+)
+def test_what_a_time_label_says(label, hours, expected):
+    attrs = {"time_label": label, "accumulation_hours": hours}
+    channels = [{"units": "K"}, {"units": "mm"}]
+    trained = SimpleNamespace(data=SimpleNamespace(attrs={}, channels=channels))
+    footage, task = SimpleNamespace(attrs=attrs), SimpleNamespace(inputs=(0, 1))
+    assert start.interval(footage, trained, task, 21600) == expected
+    of_states = start.interval(footage, trained, SimpleNamespace(inputs=(0,)), 21600)
+    assert of_states == (expected if label.startswith("start") else 0)
+
+
+def test_cells_of_one_row_are_as_high_as_wide():
+    y, x = np.array([50.0]), 5 + 0.25 * np.arange(4)
+    made = forecasts.place(Grid(y, x), 1, (1, 4))
+    assert made.pixel == 0.25
+    assert made.extent == pytest.approx((4.875, 5.875, 49.875, 50.125))
+    column = forecasts.place(Grid(55 - 0.5 * np.arange(4), x), 1, (4, 1))
+    assert column.extent == pytest.approx((4.75, 5.25, 53.25, 55.25))
+    assert forecasts.place(Grid(y, x), 1, (1, 1)).pixel == 1.0  # nothing tells
 
 
 def test_another_grid_is_refused_where_the_place_matters(weather, tmp_path):

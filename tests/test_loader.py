@@ -196,12 +196,30 @@ def test_a_patch_larger_than_a_frame(tracks):
 
 
 def test_no_window_is_an_error_with_a_way_out(tracks):
-    with pytest.raises(
-        UserError, match=r"202101, 202102: no window of 6 usable frames .*; convert"
+    said = (
+        "tracks 202101, 202102: no window of 7 usable frames at equal steps, the longest run is 5; "
+        "make {} smaller, or take other tracks with `cli split`"
+    )
+    for options, setting in (
+        ({}, "training.sequence_length"),
+        ({"window_setting": "task.past + task.future"}, "task.past + task.future"),
     ):
-        Loader(tracks, window=6, patch=4, batch=1)
+        with pytest.raises(UserError) as error:
+            Loader(tracks, window=7, patch=4, batch=1, **options)
+        assert str(error.value) == said.format(setting)
     with pytest.raises(UserError, match="5 windows cannot be shared among 6 ranks"):
         Loader(tracks, window=3, patch=4, batch=1, ranks=6)
+
+
+def test_flagged_frames_are_named_where_they_leave_no_window(tmp_path):
+    (track,) = make(tmp_path, sizes=(6,), gap=4)  # 0 1 2 3 | 4 5
+    track.flag = np.array([0, 0, 1, 0, 0, 0], np.uint8)
+    said = r"the longest run is 2; make .* smaller, or convert with a larger --max-missing, or take"
+    with pytest.raises(UserError, match=said):
+        Loader([track], window=3, patch=4, batch=1)
+    track.flag = np.ones(6, np.uint8)
+    with pytest.raises(UserError, match="the longest run is 0; convert with a larger"):
+        fixed_crops([track], window=1, patch=4, count=1)
 
 
 def test_tracks_of_different_channels(tmp_path, tracks):

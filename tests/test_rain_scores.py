@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,13 +74,30 @@ def test_sums_of_other_thresholds_do_not_add():
 
 
 @pytest.mark.parametrize(
-    ("hours", "light"), [(1, 0.1), (0.17, 0.1), (2, 0.1), (3, 0.2), (6, 0.2), (24, 1), (744, 10)]
+    ("hours", "light"),
+    [
+        (1, 0.1),
+        (0.17, 0.1),
+        (2, 0.1),
+        (3, 0.2),
+        (6, 0.2),
+        (8, 0.2),
+        (9, 0.5),
+        (12, 0.5),
+        (24, 1),
+        (744, 10),
+    ],
 )
 def test_thresholds_are_those_of_the_accumulation(hours, light):
     limits = metrics.thresholds(hours)
     assert limits[0] == light
     assert list(limits) == sorted(limits)
     assert Yardstick(0, 1, "mm", 1, "deg", hours).thresholds["light"] == light
+
+
+def test_the_longer_it_rains_the_more_is_heavy_rain():
+    limits = np.array([metrics.thresholds(hours) for hours in (1, 6, 12, 24, 720)])
+    assert (np.diff(limits, axis=0) > 0).all()
 
 
 def test_quantiles_of_rain_are_exact_to_a_bin_from_drizzle_to_cloudburst():
@@ -162,3 +180,16 @@ def test_the_yardstick_of_rain_says_its_range_pixel_and_hours():
         "effective_resolution": "deg",
         "wet_area_error": "%",
     }
+
+
+def test_rain_of_unknown_hours_is_of_one_step_of_the_tracks():
+    task = SimpleNamespace(side=lambda: 2.0)
+    trained = SimpleNamespace(data=SimpleNamespace(attrs={}), targets=[CHANNEL], task=task)
+    tracks = [SimpleNamespace(times=np.arange(n) * 12 * 3600) for n in (1, 5)]
+    made = Yardstick.of_trained(trained, {"grid_degrees": 0.25}, tracks)
+    assert (made.hours, made.pixel) == (12.0, 0.5)
+    assert made.thresholds == {"light": 0.5, "moderate": 5.0, "heavy": 15.0}
+    stated = Yardstick.of_trained(trained, {"accumulation_hours": 1.0}, tracks)
+    assert stated.hours == 1.0
+    trained.data.attrs["accumulation_hours"] = 24.0  # of the training's store, where this is silent
+    assert Yardstick.of_trained(trained, {}, tracks).hours == 24.0

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
+from typer.testing import CliRunner
 
+import cli
 import models
-from pipeline import atomic, checkpoint, convert, manifest, settings, split, train
+from pipeline import atomic, checkpoint, convert, manifest, runlog, settings, split, train
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
 from pipeline.sources.synthetic import Storm, write_tree
@@ -52,6 +55,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(data: Path, *more: str) -> settings.RunSettings:
     made, _ = settings.load(None, [*SMALL, *more])
     return settings.located(made, data / "WP.zarr", data / "WP.split.json")
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
+    """Have each validation find the next of these RMSEs."""
+    found = iter(scores)
+    monkeypatch.setattr(
+        train.Trainer, "validate", lambda self: {"model": next(found), "bicubic": 1.0}
+    )
 
 
 def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
@@ -219,6 +230,58 @@ def test_periodic_checkpoints_and_early_stop(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "run" / "checkpoints" / "epoch-0001.ckpt").exists()
 
 
+def test_a_best_within_an_epoch_counts_for_early_stopping(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, 5, 6, 4, 7, 8, 9, 8, 9)  # in the middle and at the end of each epoch
+    more = ["training.patience=2", "training.epochs=50", "training.validate_every_steps=4"]
+    done = train.train(small(data, *more), tmp_path / "run")
+    assert done.stopped == "no better for 2 epochs"
+    at = done.position
+    assert (at.epoch, at.best, at.best_epoch, at.stale_epochs) == (4, 4, 2, 2)
+
+
+def test_the_command_says_in_which_epoch_the_best_was(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, 5, 6)
+    made = {"training.epochs": 1, "training.validate_every_steps": 4}
+    words = [
+        word for key in (*SMALL, *(f"{k}={v}" for k, v in made.items())) for word in ("--set", key)
+    ]
+    where = [
+        "--store",
+        data / "WP.zarr",
+        "--split",
+        data / "WP.split.json",
+        "--run",
+        tmp_path / "run",
+    ]
+    said = CliRunner().invoke(cli.app, ["train", *map(str, where), *words])
+    assert said.exit_code == 0, said.output
+    assert "8 steps, 1 epoch. Best validation RMSE 5.000 in epoch 1" in said.output
+
+
+def test_validation_within_an_epoch_loses_no_loss(data: Path, tmp_path: Path) -> None:
+    more = ["training.validate_every_steps=3", "training.log_every_steps=4"]
+    added, real = [], runlog.Log.write
+
+    def counted(self: runlog.Log, values: dict[str, float], *at: int) -> None:
+        if "steps_per_second" in values:
+            added.append(self.steps)
+        real(self, values, *at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runlog.Log, "write", counted)
+        train.train(small(data, *more), tmp_path / "run")
+    assert sum(added) == 16
+    lines = read_log(tmp_path / "run")
+    validated = [line["step"] for line in lines if "validation/rmse_model" in line]
+    assert validated == [3, 6, 8, 9, 12, 15, 16]  # an epoch's last step once
+    losses = [line["step"] for line in lines if "loss/content" in line]
+    assert losses == [3, 4, 6, 8, 9, 12, 15, 16]
+
+
 def test_best_is_the_epoch_with_the_lowest_validation_rmse(undisturbed: Path) -> None:
     scores = {
         line["epoch"]: line["validation/rmse_model"]
@@ -283,10 +346,20 @@ def test_checkpoints_between_epochs(data: Path, tmp_path: Path) -> None:
     assert [step for name, step in saved if name == "last"] == [3, 6, 8, 9, 12, 15, 16]
 
 
-def test_a_longer_training_may_go_on(data: Path, tmp_path: Path) -> None:
+def test_a_longer_training_may_go_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train.train(small(data, "training.epochs=1"), tmp_path / "run")
+    capsys.readouterr()
     done = train.train(small(data, "training.epochs=2"), tmp_path / "run", resume=True)
     assert done.position.epoch == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert (  # half of a cosine from 100 % to 1 %, and the last of 8 steps of one half as long
+        "with training.epochs 2, not 1, the schedule cosine goes on at 50.5 % of training.lr, "
+        "where it would have been at 4.77 %" in told
+    )
+    train.train(small(data, "training.epochs=2"), tmp_path / "run", resume=True)
+    assert "goes on at" not in capsys.readouterr().err
 
 
 def test_refuses_the_split_of_another_store(data: Path, tmp_path: Path) -> None:
@@ -303,7 +376,11 @@ def test_refuses_the_split_of_another_store(data: Path, tmp_path: Path) -> None:
     [
         ("training.patch_size=64", "patch_size 64 is larger than the 48x48 frames"),
         ("training.patch_size=30", "30x30 pixels cannot be coarsened 4 times"),
-        ("training.sequence_length=11", "no window of 11 usable frames"),
+        (
+            "training.sequence_length=11",
+            "no window of 11 usable frames at equal steps, the longest run is 10; make "
+            "training.sequence_length smaller",
+        ),
         ("training.lr_of={critic: 1e-4}", "tempogan has no critic; it has generator"),
         ("training.device=tpu", "expected auto, cpu, cuda or cuda:1"),
         ("training.precision=fp16|training.device=cpu", "fp16 needs a GPU"),
@@ -322,13 +399,40 @@ def test_settings_that_do_not_fit_the_data(
 
 
 @pytest.mark.parametrize("every", [2, 1000])
+@pytest.mark.parametrize("validate_every", [0, 3])
 def test_a_loss_that_is_no_number_stops_before_anything_is_saved(
-    data: Path, tmp_path: Path, every: int
+    data: Path, tmp_path: Path, every: int, validate_every: int
 ) -> None:
-    broken = ["training.lr=1e30", "training.clip=0", f"training.log_every_steps={every}"]
+    broken = [
+        "training.lr=1e30",
+        "training.clip=0",
+        "training.ema=0",
+        f"training.log_every_steps={every}",
+        f"training.validate_every_steps={validate_every}",
+    ]
     with pytest.raises(UserError, match="no longer finite at step"):
         train.train(small(data, *broken), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_model_that_is_no_number_anymore_is_a_sentence(data: Path, tmp_path: Path) -> None:
+    """Where the last step spoilt it, whose loss was still one."""
+    trainer = train.Trainer.of(small(data, "training.ema=0"), tmp_path / "run")
+    with torch.no_grad():
+        next(trainer.model.generator.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="what the model says is no longer finite at step 0"):
+        trainer.validate()
+
+
+def test_a_gpu_with_too_little_memory_is_a_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(train, "update", full)
+    with pytest.raises(UserError, match=r"too little memory .* make training.batch_size smaller"):
+        train.train(small(data), tmp_path / "run")
 
 
 CONFIGS = sorted(
@@ -393,6 +497,75 @@ def test_unknown_and_bad_settings_are_named(override: str, told: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_settings_that_do_not_go_together_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: {name: simvp}\ntask: {past: 3, outside: mean}")
+    with pytest.raises(UsageError) as error:
+        settings.load(tmp_path / "c.yaml")
+    told = "task: outside mean needs a region; give one, or use seen"
+    assert str(error.value) == f"{tmp_path / 'c.yaml'}: {told}"
+    with pytest.raises(UsageError) as error:
+        settings.load(None, ["model.name=simvp", "task.outside=mean"])
+    assert str(error.value) == f"--set task.outside=mean: {told}"
+
+
+def test_a_setting_that_is_missing_is_named() -> None:
+    class Needed(BaseModel):
+        box: int
+        side: int
+
+    with pytest.raises(UsageError, match=r"^a.yaml: part.box: field required$"):
+        settings.section(Needed, {"side": 1}, "part", {"part.side": "a.yaml"})
+
+
+def test_a_setting_that_another_overrules_is_noted(tmp_path: Path) -> None:
+    """But not one that a run had anyway."""
+    one, notes = settings.load(None, ["training.schedule=onecycle", "training.beta1=0.5"])
+    assert [note.split(":")[0] for note in notes] == ["training.beta1 has no effect"]
+    assert not settings.load(None, ["training.schedule=cosine", "training.beta1=0.5"])[1]
+    settings.write(tmp_path / "settings.yaml", one)
+    assert not settings.load(None, ["training.epochs=3"], settings.of_run(tmp_path))[1]
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_reading_ahead_is_switched_in_yaml(tmp_path: Path, word: str) -> None:
+    """To which on and off are truth values."""
+    (tmp_path / "c.yaml").write_text(f"data: {{read_ahead: {word}}}")
+    assert settings.load(tmp_path / "c.yaml")[0].data.read_ahead == word
+    made, _ = settings.load(None, [f"data.read_ahead={word}"])
+    assert made.data.read_ahead == word
+    settings.write(tmp_path / "settings.yaml", made)
+    assert settings.load(None, (), settings.of_run(tmp_path))[0] == made
+
+
+def test_where_data_lies_changes_nothing_else_about_it(tmp_path: Path) -> None:
+    made, _ = settings.load(None, ["data.threads=5", "data.read_ahead=off", "data.store=a.zarr"])
+    data = settings.located(made, tmp_path / "b.zarr").data
+    assert (data.threads, data.read_ahead) == (5, "off")
+    assert data.store == tmp_path / "b.zarr"
+    assert data.split == Path("data_manifest/b.split.json").resolve()
+    assert settings.located(made).data.store == Path("a.zarr").resolve()
+
+
+@pytest.mark.parametrize(
+    ("channel", "wind"),
+    [
+        ({"name": "wind", "units": "m s-1", "standard_name": "eastward_wind"}, True),
+        ({"name": "x", "units": "m s-1", "standard_name": "x_wind"}, True),
+        ({"name": "u", "units": "m s**-1"}, True),
+        ({"name": "V10", "units": "m/s"}, True),
+        ({"name": "10u", "units": "m s-1"}, True),
+        ({"name": "v_500", "units": "m s-1"}, True),
+        ({"name": "uwnd", "units": ""}, True),
+        ({"name": "u", "units": "K"}, False),
+        ({"name": "w", "units": "m s-1", "standard_name": "upward_air_velocity"}, False),
+        ({"name": "si10", "units": "m s-1", "standard_name": "wind_speed"}, False),
+        ({"name": "tp", "units": "mm"}, False),
+    ],
+)
+def test_what_a_wind_is(channel: dict[str, str], wind: bool) -> None:
+    assert train.is_wind(channel) is wind
+
+
 def test_json_may_hold_tabs(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{\n\t"training": {\n\t\t"epochs": 3\n\t}\n}')
     assert settings.load(tmp_path / "c.json")[0].training.epochs == 3
@@ -426,12 +599,21 @@ def test_a_cut_off_checkpoint_is_a_sentence(undisturbed: Path, tmp_path: Path) -
             checkpoint.load(tmp_path / "cut.ckpt")
 
 
+NARROW = {  # where the published widths would take minutes
+    "simvp": ["hid_s=8", "hid_t=16", "n_s=2", "n_t=2"],
+    "pastnet": ["width=16", "codes=32", "code_width=8", "hid_t=16", "n_t=2", "embed=16", "patch=8"],
+    "st_rainnet": ["hidden=[4,4]"],
+}
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_every_model_trains_through_the_loop(data: Path, tmp_path: Path, name: str) -> None:
-    if models.find(name).TASK != "superres":
-        pytest.fail("a task without a training test: extend this one")
+    own = [f"model.{setting}" for setting in NARROW.get(name, ())]
+    if models.find(name).TASK == "forecast":
+        own += ["task.past=3", "task.future=2"]
     made, _ = settings.load(
-        None, [f"model.name={name}", "training.epochs=1", *(s for s in SMALL if "training" in s)]
+        None,
+        [f"model.name={name}", *own, *(s for s in SMALL if "training" in s), "training.epochs=1"],
     )
     made = settings.located(made, data / "WP.zarr", data / "WP.split.json")
     assert train.train(made, tmp_path / "run").position.epoch

@@ -287,7 +287,7 @@ def test_learning_rates_over_a_run(data: Path, override: str, shares: list[float
     more = [*override.split("|"), "training.lr=0.01", "training.lr_of={discriminator: 0.02}"]
     one = train.Trainer.of(small(data, *more), data / "none")
     for done, share in zip((0, 0.49, 0.5, 0.9), shares, strict=True):
-        rates = one.set_rates(done)
+        rates = one.set_rates(round(100 * done), 100)
         assert rates == pytest.approx(
             {"lr/generator": 0.01 * share, "lr/discriminator": 0.02 * share}
         )

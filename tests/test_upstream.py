@@ -29,6 +29,7 @@ from pipeline.scorecard import Yardstick
 from pipeline.sources.grids import Grid
 from pipeline.sources.options import Options
 from pipeline.sources.synthetic_world import World, fields, write
+from pipeline.windows import of_other_dates, refuse_same_dates
 
 torch.set_num_threads(1)
 
@@ -87,6 +88,8 @@ def box(west: float, east: float, south: float = 31, north: float = 40) -> str:
         (f"upstream.upstream={box(80, 89, 33, 40)}", "give both south 31 and north 40"),
         (f"upstream.upstream={box(10, 20)}", "holds no connected part"),
         ("task.coarsen=3", "multiples of 3 columns wide"),
+        ("task.targets=[rain, moisture]", "one score cannot serve channels of several units"),
+        ("training.device=cuda:9", "cuda:9"),
     ],
 )
 def test_what_would_be_no_experiment_is_refused(home: Path, more: str, words: str):
@@ -325,6 +328,44 @@ def test_upstream_of_another_date_is_of_the_same_track_half_of_it_away():
     assert others == [1, 0, 4, 5, 2, 3]
 
 
+def test_an_experiment_with_other_dates_needs_other_dates(home: Path, tmp_path: Path):
+    """Tracks of five days, ten frames: seven windows of four, of which the middle one has none."""
+    options = Options(variables=("rain", "moisture", "wind"), track_by="5d")
+    made = ConvertSettings(options=options)
+    convert(home / "world.nc", tmp_path / "w.zarr", made, manifests=tmp_path, workers=1)
+    split.split(tmp_path / "w.zarr", tmp_path / "w.json", eval_last=0.3)
+
+    def planned(*more: str) -> plan.Plan:
+        settings, of_it = asked(home, *more)
+        data = tmp_path / "w.zarr", tmp_path / "w.json"
+        return plan.planned(run_settings.located(settings, *data), of_it)
+
+    with pytest.raises(UserError) as refused:
+        planned("upstream.controls=[mean, other_date]")
+    said = str(refused.value)
+    assert "its 7 windows of 4 frames are too few for other_date" in said
+    assert said.endswith("or leave other_date out of upstream.controls")
+    planned()
+
+
+@pytest.mark.parametrize(("windows", "shared"), [(7, 7), (8, 0), (9, 0), (2, 2), (0, 0)])
+def test_a_window_of_another_date_shares_no_frame(windows: int, shared: int):
+    firsts, where = np.arange(windows), Path("w.zarr/a")
+    if shared:
+        with pytest.raises(UserError, match=rf"w\.zarr/a: its {windows} windows"):
+            refuse_same_dates(firsts, 4, where)
+    else:
+        refuse_same_dates(firsts, 4, where)
+
+
+def test_evaluation_and_experiment_take_the_same_other_dates():
+    windows = Windows(np.repeat([0, 1], [5, 8]), np.arange(13) + 100, np.arange(13))
+    others = windows.first[windows.of_other_dates]
+    parts = [of_other_dates(windows.first[:5]), of_other_dates(windows.first[5:])]
+    assert others.tolist() == np.concatenate(parts).tolist()
+    assert (windows.track[windows.of_other_dates] == windows.track).all()
+
+
 # Intervals
 
 
@@ -483,6 +524,24 @@ def test_blocks_that_are_too_short_are_said():
     assert any("may be too short" in note for note in found.notes())
 
 
+@pytest.mark.parametrize(("seeds", "short"), [(3, "18%"), (4, "13%"), (5, "11%"), (6, "")])
+def test_how_much_too_narrow_few_seeds_make_an_interval_is_said(seeds: int, short: str):
+    found = findings_of(seeds=seeds, alone=2.0, upstream=1.5, mean=2.0)
+    told = [note for note in found.notes() if "too narrow" in note]
+    assert len(told) == bool(short)
+    assert all(f"{seeds} seeds" in note and f"about {short} too" in note for note in told)
+
+
+def test_the_seeds_part_of_an_interval_is_as_narrow_as_is_said():
+    """Of seeds alone that differ: drawn again, their means spread less than new trainings' do."""
+    rng = np.random.default_rng(0)
+    S, widths = 3, []
+    for seed in range(300):
+        drawn = Draws.of(np.zeros(6, int), 6, S, 200, seed).seeds @ rng.normal(size=S) / S
+        widths.append(drawn.var())
+    assert np.mean(widths) == pytest.approx((1 / S) * (S - 1) / S, rel=0.15)  # of 1 / S
+
+
 def test_csv_and_json_say_the_same():
     found = findings_of(alone=2.0, upstream=1.5, mean=2.0)
     told, rows = findings.plain(found), findings.rows(found)
@@ -630,6 +689,28 @@ def test_a_training_that_was_told_to_stop_stops_the_experiment(home: Path):
     with pytest.raises(KeyboardInterrupt):
         upstream.upstream(settings, of_it, home / "half", train=half)
     assert not (home / "half" / "upstream").exists()
+
+
+def test_an_experiment_of_which_nothing_was_trained_may_become_another(home: Path):
+    def refused(settings, run: Path, *, resume: bool = False):
+        run.mkdir(parents=True)
+        raise UserError("no such thing")
+
+    out = home / "refused"
+    with pytest.raises(UserError, match="no such thing"):
+        upstream.upstream(*asked(home), out, train=refused)
+    assert (out / "experiment.yaml").exists()
+    first = Watched(stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        upstream.upstream(*asked(home, "training.lr=0.01"), out, train=first)
+    assert first.runs == ["alone/seed-0"]
+    assert "lr: 0.01" in (out / "experiment.yaml").read_text()
+
+
+def test_what_training_would_refuse_leaves_no_folder(home: Path):
+    with pytest.raises(UserError, match="one score cannot serve"):
+        upstream.upstream(*asked(home, "task.targets=[]"), home / "never", train=Watched())
+    assert not (home / "never").exists()
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(home: Path):

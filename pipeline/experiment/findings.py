@@ -17,6 +17,9 @@ from pipeline.experiment.plan import ALONE, TITLES, UPSTREAM
 from pipeline.resampling import LEVEL, Interval, intervals
 
 SEEDS_NEEDED = 3  # with fewer nobody knows what another training would have come to
+# With so many or fewer that is said: of S values drawn again the variance is (S - 1) / S of the
+# trainings' own, so that the seeds' part of an interval is too narrow by the root of that.
+FEW_SEEDS = 5
 DECIDES = "rmse"  # the one score that the verdict rests on; the others stand beside it
 
 
@@ -204,8 +207,12 @@ class Findings:
                 f"{self.block} may be too short and the intervals too narrow; ask for a longer "
                 "upstream.block_hours"
             )
-        if SEEDS_NEEDED <= self.seeds < 5:
-            made.append(f"{self.seeds} seeds: how much trainings differ is known roughly")
+        if SEEDS_NEEDED <= self.seeds <= FEW_SEEDS:
+            short = 1 - math.sqrt((self.seeds - 1) / self.seeds)
+            made.append(
+                f"{self.seeds} seeds: how much trainings differ is known roughly, and their part "
+                f"of the intervals, drawn from so few, is about {short:.0%} too narrow"
+            )
         return made
 
 

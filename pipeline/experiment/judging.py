@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -12,11 +13,10 @@ import torch
 from torch import Tensor
 
 from pipeline.answers import MODEL, Answers
-from pipeline.checkpoint import Checkpoint
 from pipeline.metrics.base import seen_in
 from pipeline.scorecard import Yardstick
 from pipeline.store import Track
-from pipeline.windows import usual_step
+from pipeline.windows import of_other_dates
 
 K = TypeVar("K", bound=Hashable)
 Method = tuple[Answers, str]  # and its row: the model or a baseline
@@ -43,10 +43,12 @@ class Windows:
     def __len__(self) -> int:
         return len(self.first)
 
-    def far_from(self, number: int) -> int:
-        """Another window of the same track, half of it away."""
-        of_track = np.flatnonzero(self.track == self.track[number])
-        return int(of_track[(number - of_track[0] + len(of_track) // 2) % len(of_track)])
+    @cached_property
+    def of_other_dates(self) -> np.ndarray:
+        """(n,) of each window the number of one of another date."""
+        numbers = np.arange(len(self))
+        parts = [of_other_dates(numbers[self.track == track]) for track in np.unique(self.track)]
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,6 @@ def names(yardstick: Yardstick) -> list[str]:
 
 
 EVENTS = ("hits", "misses", "false_alarms")
-
-
-def yardstick_of(trained: Checkpoint, attrs: dict[str, object], track: Track) -> Yardstick:
-    """Rain without a stated accumulation fell in one time step."""
-    known = {**trained.data.attrs, **attrs}
-    if not known.get("accumulation_hours"):
-        known["accumulation_hours"] = usual_step(track.times) / 3600
-    return Yardstick.of(trained.targets, known, trained.task.side())
 
 
 def judged(
@@ -140,9 +134,7 @@ class Frames:
         chosen: Sequence[int] | np.ndarray,
         methods: Sequence[Answers],
     ) -> Frames:
-        """chosen: of the windows. Another date is one of the same track, as far away in time as
-        that reaches.
-        """
+        """chosen: of the windows."""
         length = methods[0].task.scored_window
 
         def read(numbers: Iterable[int]) -> np.ndarray:
@@ -152,7 +144,7 @@ class Frames:
             return np.stack(parts)
 
         borrowed = any(each.task.borrows for each in methods)
-        return cls(read(chosen), read(map(windows.far_from, chosen)) if borrowed else None)
+        return cls(read(chosen), read(windows.of_other_dates[chosen]) if borrowed else None)
 
 
 def answered(answers: Answers, frames: Frames, row: str = MODEL) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,12 @@ from torch import nn
 
 import models
 from models import Geometry
-from pipeline import manifest, raw_tree, scaling, store, tasks
+from pipeline import manifest, metrics, raw_tree, scaling, store, tasks
 from pipeline import settings as run_settings
+from pipeline.engine import make_fabric
 from pipeline.errors import UsageError, UserError
 from pipeline.experiment import reach
+from pipeline.loader import Loader
 from pipeline.manifest import Split
 from pipeline.problem import Problem
 from pipeline.settings import RunSettings
@@ -25,6 +27,7 @@ from pipeline.sources.grids import Grid
 from pipeline.store import Store, Track
 from pipeline.tasks import ForecastSettings
 from pipeline.tasks.forecast import Box, Outside, within
+from pipeline.windows import refuse_same_dates
 
 Control = Literal["other_date", "mean", "downstream"]
 ALONE, UPSTREAM = "alone", "upstream"
@@ -188,18 +191,9 @@ def load(
 
     Frames are whole and not turned where nothing else is asked for. Raises UsageError.
     """
-    given: dict[str, Any] = {"training.patch_size": None, "training.augment": False}
-    notes: list[str] = []
-    origins: dict[str, str] = {}
-    for key, value in run_settings.flattened(run_settings.read(file) if file else {}):
-        origins[run_settings.put(given, key, value, notes)] = str(file)
-    for item in overrides:
-        key, sign, text = item.partition("=")
-        if not sign or not key:
-            raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
-        value = run_settings.parsed(text, f"--set {item}")
-        origins[run_settings.put(given, key.strip(), value, notes)] = f"--set {item}"
-    tree = run_settings.nested(given)
+    given, origins, notes = run_settings.gathered(file, overrides)
+    whole = {"training.patch_size": None, "training.augment": False}
+    tree = run_settings.nested({**whole, **given})
     own = tree.pop("upstream", None)
     if own is None:
         raise UsageError(
@@ -207,7 +201,8 @@ def load(
             "west, east, south, north"
         )
     asked = run_settings.section(UpstreamSettings, own, "upstream", origins)
-    return run_settings.resolved(tree, origins), asked, notes
+    settings = run_settings.resolved(tree, origins)
+    return settings, asked, [*notes, *run_settings.idle(settings, origins)]
 
 
 def planned(settings: RunSettings, asked: UpstreamSettings) -> Plan:
@@ -226,10 +221,16 @@ def planned(settings: RunSettings, asked: UpstreamSettings) -> Plan:
             f"{opened.path}: no window of {length} usable frames in the {asked.part} tracks "
             f"{store.few(split.part(asked.part))}; set others aside"
         )
+    if "other_date" in asked.controls:
+        refuse_one_date(judged, length)
+    for part in ("train", "eval"):
+        refuse_untrainable(settings, [tracks[id] for id in split.part(part)], length)
+    make_fabric(settings.training)  # a device that is not there is refused now
     scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
     problems = {
         arm.name: Problem.of(task_of(settings, regions, arm, opened), scale) for arm in arms
     }
+    metrics.peak(problems[ALONE].channels(scaling.scored(opened.channels, split.statistics)))
     refuse_other_cells(problems, regions, judged[0].shape)
     geometries = {name: each.geometry(judged[0].shape) for name, each in problems.items()}
     built = {name: model_of(settings, each) for name, each in geometries.items()}
@@ -277,6 +278,21 @@ def refuse_unfit(settings: RunSettings, asked: UpstreamSettings) -> None:
             "training.batch_size 1: the control other_date takes upstream from the batch's next "
             "window; use 2 or more"
         )
+
+
+def refuse_one_date(tracks: Sequence[Track], length: int) -> None:
+    """Raises UserError where a window has no other date of its track."""
+    for track in tracks:
+        try:
+            refuse_same_dates(track.windows(length), length, track.store / track.id)
+        except UserError as error:
+            raise UserError(f"{error}; or leave other_date out of upstream.controls") from None
+
+
+def refuse_untrainable(settings: RunSettings, tracks: Sequence[Track], length: int) -> None:
+    """Raises UserError as Loader does, before anything is written."""
+    training = settings.training
+    Loader(tracks, window=length, patch=None, batch=training.batch_size, augment=False, threads=0)
 
 
 def one_grid(opened: Store, tracks: Sequence[Track]) -> Grid:

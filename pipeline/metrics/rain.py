@@ -11,10 +11,12 @@ from pipeline.metrics.base import Sums, ratio, seen_in, setting
 from pipeline.metrics.verification import Contingency, FractionsSkill, boxes
 
 INTENSITIES = ("light", "moderate", "heavy")
-# mm of light, moderate and heavy rain in so many hours; light is also what counts as wet
+# mm of light, moderate and heavy rain in so many hours; light is also what counts as wet. Moderate
+# and heavy of half a day and of a day begin as in GB/T 28592-2012, Grade of precipitation.
 THRESHOLDS = {
     1: (0.1, 1.0, 5.0),
     6: (0.2, 2.0, 10.0),
+    12: (0.5, 5.0, 15.0),
     24: (1.0, 10.0, 25.0),
     720: (10.0, 50.0, 200.0),
 }
