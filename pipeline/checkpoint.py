@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +19,13 @@ from models import Geometry
 from pipeline import atomic, tasks
 from pipeline.errors import UserError
 from pipeline.problem import Problem
+from pipeline.progress import say
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings
 
 FORMAT = "eddy checkpoint"
 FORMAT_VERSION = 1
+PREVIOUS = "previous"  # the name of the last checkpoint but one
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,38 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     except RuntimeError as error:  # torch's own writer says so when the disk is full
         reason = " ".join(str(error).split())[:80]
         raise UserError(f"{path}: could not be written (is the disk full? {reason})") from None
+
+
+def keep_previous(last: Path) -> None:
+    """Keep what is there under the name previous.ckpt beside it, before another takes its place.
+
+    A second name of the same file, which costs no time; where the disk has no such names, a copy.
+    """
+    if not last.is_file():
+        return
+    with atomic.replacing(last.with_name(f"{PREVIOUS}.ckpt")) as temporary:
+        try:
+            temporary.hardlink_to(last)
+        except OSError:
+            shutil.copyfile(last, temporary)
+
+
+def latest(run: Path) -> tuple[Checkpoint, Path]:
+    """What to go on from: last.ckpt, or where that is damaged or gone the one before it.
+
+    Raises UserError where neither can be read.
+    """
+    folder = run / "checkpoints"
+    last, previous = (folder / f"{name}.ckpt" for name in ("last", PREVIOUS))
+    try:
+        return load(last), last
+    except UserError:
+        if not previous.is_file():
+            raise
+    found = load(previous)
+    step = found.training["position"]["step"]
+    say(f"{last}: damaged or gone. Going on from {previous.name}, step {step}")
+    return found, previous
 
 
 def load(path: Path) -> Checkpoint:

@@ -125,15 +125,15 @@ def begun(settings: RunSettings, run: Path, resume: bool) -> Trained:
     if run.exists() and not run.is_dir():
         raise UserError(f"{run}: is a file; choose another --run")
     last = run / "checkpoints" / "last.ckpt"
-    old = checkpoint.load(last) if resume else None
+    old, found = checkpoint.latest(run) if resume else (None, last)
     if old:
-        refuse_other_run(old, settings, last)
+        refuse_other_run(old, settings, found)
     elif last.exists():
         raise UserError(f"{run}: already holds a training; add --resume, or choose another --run")
 
     trainer = Trainer.of(settings, run)
     if old:
-        trainer.restore(old, last)
+        trainer.restore(old, found)
     with atomic.claimed(run, "another training is writing here; choose another --run"):
         for stale in last.parent.glob(".*.tmp"):  # left by one that was killed while writing
             stale.unlink()
@@ -445,7 +445,10 @@ class Trainer:
                 "random": random_state(self.fabric.device),
             },
         )
-        checkpoint.save(self.run / "checkpoints" / f"{name}.ckpt", state)
+        path = self.run / "checkpoints" / f"{name}.ckpt"
+        if name == "last":
+            checkpoint.keep_previous(path)
+        checkpoint.save(path, state)
 
     def restore(self, old: Checkpoint, path: Path) -> None:
         """Stand exactly where the checkpoint was written."""

@@ -105,7 +105,7 @@ def normalised(x, scale, shift):
 
 
 def published_by_hand(module, x, n_blocks, factors):
-    """MODELS.md 2.1 on the module's weights, taken in the order of registration."""
+    """The published arithmetic on the module's weights, taken in the order of registration."""
     weights = module.parameters()
 
     def conv(x, padding=1):

@@ -79,7 +79,7 @@ def test_counts_of_more_levels(levels):
 
 
 def cell_by_hand(layer, x, h, c):
-    """MODELS.md 3.1: one convolution of cat[x, h]; i, f, o, g in this order."""
+    """As specified: one convolution of cat[x, h]; i, f, o, g in this order."""
     i, f, o, g = layer(torch.cat([x, h], 1)).chunk(4, 1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c

@@ -77,7 +77,7 @@ def normalised(x, scale, shift):
 
 
 def eddy_by_hand(module, x, n_blocks):
-    """MODELS.md 1.1 on the module's weights, taken in the order of registration."""
+    """The specified arithmetic on the module's weights, taken in the order of registration."""
     weights = module.parameters()
 
     def conv(x, padding):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,7 +86,8 @@ def test_a_run_leaves_settings_log_and_checkpoints(undisturbed: Path) -> None:
         "settings.yaml", "scaling.json", "about.json", "metrics.jsonl", "tensorboard",
         "checkpoints",
     }  # fmt: skip
-    assert {p.name for p in (undisturbed / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = {p.name for p in (undisturbed / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     lines = read_log(undisturbed)
     validated = [line for line in lines if "validation/rmse_model" in line]
     assert [line["step"] for line in validated] == [8, 16]  # 2 tracks x 8 triplets / batch of 2
@@ -155,6 +157,41 @@ def test_every_recipe_resumes_exactly(
     monkeypatch.setattr(train, "update", real)
     train.train(small(data, *more), tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_slurm_s_signal_before_the_end_saves_too(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = train.update
+
+    def signalled(*args: object) -> object:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "update", signalled)
+    assert train.train(small(data), tmp_path / "run").stopped
+    assert checkpoint.load(tmp_path / "run/checkpoints/last.ckpt").training["position"]["step"] == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    data: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    last = run / "checkpoints" / "last.ckpt"
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif damage == "gone":
+        last.unlink()
+    else:
+        last.write_text("not a checkpoint")
+    train.train(small(data), run, resume=True)
+    assert "Going on from previous.ckpt, step 8" in capsys.readouterr().err
+    assert same(weights(run), weights(undisturbed))  # bit for bit as if nothing had happened
 
 
 @pytest.mark.slow
@@ -607,16 +644,34 @@ NARROW = {  # where the published widths would take minutes
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_every_model_trains_through_the_loop(data: Path, tmp_path: Path, name: str) -> None:
+def test_every_model_resumed_equals_undisturbed(
+    data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of an epoch, with accumulation: weights, averages and codebooks too."""
     own = [f"model.{setting}" for setting in NARROW.get(name, ())]
     if models.find(name).TASK == "forecast":
         own += ["task.past=3", "task.future=2"]
-    made, _ = settings.load(
-        None,
-        [f"model.name={name}", *own, *(s for s in SMALL if "training" in s), "training.epochs=1"],
-    )
-    made = settings.located(made, data / "WP.zarr", data / "WP.split.json")
-    assert train.train(made, tmp_path / "run").position.epoch
+    asked = [*own, *(s for s in SMALL if "training" in s), "training.epochs=1"]
+    asked += [f"model.name={name}", "training.accumulate=2", "training.schedule=onecycle"]
+    made = settings.located(settings.load(None, asked)[0], data / "WP.zarr", data / "WP.split.json")
+    assert train.train(made, tmp_path / "whole").position.epoch == 1
+    real, steps = train.update, []
+
+    def counted(*args: object) -> object:
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "update", counted)
+    assert train.train(made, tmp_path / "run").position.step == 2
+    train.train(made, tmp_path / "run", resume=True)
+    one, other = (checkpoint.load(tmp_path / r / "checkpoints/last.ckpt") for r in ("run", "whole"))
+    assert one.training["position"] == other.training["position"]
+    assert same(one.weights, other.weights)
+    assert one.averaged is not None
+    assert other.averaged is not None
+    assert same(one.averaged, other.averaged)
 
 
 def test_the_manifest_default_is_used_when_no_split_is_named(data: Path) -> None:
