@@ -16,6 +16,7 @@ from pipeline.outputs.layout import lasting, minute, stamp
 from pipeline.pictures import Look, Palette, Panel, Scene
 from pipeline.product import SPREAD, TRUTH
 from pipeline.progress import progress
+from pipeline.reporting.words import after
 from pipeline.scenes import MOVIE_PIXELS, best_track, hours_of, origin_of, spread_look
 
 FPS = 2  # images per second: few of them, and each is to be compared with the last
@@ -57,9 +58,9 @@ class LeadShots:
         outlook, seen = self.outlook, self.made.past[-1]
         field = {what: values[lead, 0] for what, values in self.made.fields.items()}
         if outlook.mode == "check":
-            units = self.channel["units"]
+            unit = after(str(self.channel["units"]))
             rmse = {
-                row: f"RMSE {of.scores()['rmse']:.2f} {units}"
+                row: f"RMSE {of.scores()['rmse']:.2f}{unit}"
                 for row, of in self.made.errors[lead].items()
             }
             first, *others = outlook.baselines  # persistence is what was seen last

@@ -149,6 +149,8 @@ def look(
     from matplotlib.colors import LinearSegmentedColormap
 
     label = f"{channel['long_name']} [{channel['units']}]"
+    if channel["units"] == "1":
+        label = channel["long_name"]
     if channel["units"] == MM:
         label = f"{channel['long_name']}{f' in {hours:g} h' if hours else ''} [{MM}]"
         colours = LinearSegmentedColormap.from_list("rain", RAIN, N=LEVELS - 1)
@@ -178,6 +180,8 @@ def error_look(
         most = wide * ERRORS * least_rain(hours)
         return Look(colormaps["BrBG"], -most, most, label)
     most = wide * (channel["valid_max"] - channel["valid_min"]) / 18  # 10 K for infrared
+    if channel["units"] == "1":  # black or white, as digits are
+        most = channel["valid_max"] - channel["valid_min"]
     return Look(colormaps["RdBu_r"], -most, most, label)
 
 
