@@ -1,5 +1,6 @@
 """A tiny raw tree, written by hand: what the release's files are, at 16x16 pixels."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from pipeline import convert as converting
 from pipeline import store
 from pipeline.convert import ConvertSettings
+
+# A console keeps the width that it finds when it is made; tests give theirs each time
+os.environ.pop("COLUMNS", None)
 
 START = datetime(2021, 7, 19, tzinfo=UTC)
 COLUMNS = "year,month,day,hour,grade,lat,lng,pressure,wind,dir50,intp"

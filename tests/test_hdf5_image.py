@@ -280,7 +280,7 @@ def test_threads_do_not_get_in_one_another_s_way(tmp_path):
 @pytest.mark.parametrize(
     "kind",
     [h5t.STD_I16LE, h5t.STD_B16LE, h5t.NATIVE_LDOUBLE, h5t.C_S1, h5t.STD_REF_OBJ, "biased", "bool"],
-    ids=str,
+    ids=["integer", "bits", "long double", "string", "reference", "biased", "bool"],
 )
 def test_types_that_are_no_ieee_754(tmp_path, kind):
     if kind == "biased":  # as IEEE 754, but for the exponent's bias

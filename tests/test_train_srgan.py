@@ -108,7 +108,7 @@ def test_both_stages_are_logged(undisturbed: Path) -> None:
 def test_every_epoch_is_judged_and_the_best_is_kept(undisturbed: Path) -> None:
     """Saving nothing but the last epoch's weights is how a run is lost to its last epoch."""
     files = {p.stem for p in (undisturbed / "checkpoints").iterdir()}
-    assert files == {"best", "last"}
+    assert files == {"best", "last", "previous"}
     assert [n["epoch"] for n in read_log(undisturbed) if "validation/rmse_model" in n] == [1, 2]
 
 
