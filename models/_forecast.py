@@ -15,8 +15,8 @@ def check_forecast(geometry: Geometry, residual: bool) -> None:
         raise ValueError(f"x is {h} by {w} pixels and y {H} by {W}: a forecast keeps both")
     if residual and not geometry.continues:
         raise ValueError(
-            "residual: true adds changes to the last frame, and no channel of x is known to "
-            "continue in y; set it to false"
+            "residual: true adds changes to the last frame, and it is not known which channels of "
+            "x continue in y; set it to false"
         )
 
 

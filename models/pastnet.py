@@ -25,7 +25,7 @@ for layer, for any size and number of channels. In arch "corrected", the default
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     field_validator,
-    model_validator,
 )
 from torch import Tensor, nn
 
@@ -44,6 +43,7 @@ from models import Geometry, Parts
 from models._blocks import conv
 from models._forecast import check_forecast, cropped, last_frame, padded
 from models._losses import Content, content_loss
+from models._settings import taken_by
 from models._translators import IncepU
 from models._vq import Codebook
 
@@ -87,12 +87,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     # and then left out of the loss.
     commitment: NonNegativeFloat = 0.25
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_published(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("arch") == "faithful":
-            return PUBLISHED | given
-        return given
+    _as_published = taken_by("faithful", PUBLISHED)
 
     @field_validator("width")
     @classmethod

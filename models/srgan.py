@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
-    model_validator,
 )
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -56,6 +55,7 @@ from models._losses import (
     judging_loss,
     lead,
 )
+from models._settings import taken_by
 from models._vgg import SOURCE, Aside, loaded
 
 TASK = "superres"
@@ -121,12 +121,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     # It rests while mean log D(real) - mean log D(fake) is above; TecoGAN 0.4; 0: never.
     rest_above: NonNegativeFloat = 0.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_published(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("arch") == "published":
-            return PUBLISHED | given
-        return given
+    _as_published = taken_by("published", PUBLISHED)
 
     @field_validator("kernel")
     @classmethod

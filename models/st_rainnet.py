@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from math import gcd
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,9 @@ from torch import Tensor, nn
 
 from models import Geometry, Parts
 from models._blocks import conv
+from models._forecast import check_forecast, last_frame
 from models._losses import content_loss, rain_weight
+from models._settings import taken_by
 
 TASK = "forecast"
 
@@ -78,12 +80,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     weight_alpha: NonNegativeFloat = 0.1  # per mm
     weight_cap: PositiveFloat = 50.0  # mm; more rain than this weighs no more
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_published(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("arch") == "published":
-            return PUBLISHED | given
-        return given
+    _as_published = taken_by("published", PUBLISHED)
 
     @model_validator(mode="after")
     def _one_width_per_level(self) -> Settings:
@@ -183,20 +180,12 @@ class Model(nn.Module):
 
     def __init__(self, settings: Settings, geometry: Geometry) -> None:
         super().__init__()
-        (_, C, H, W), (To, Co, Ho, Wo) = geometry.x, geometry.y
-        if (Ho, Wo) != (H, W):
-            raise ValueError(
-                f"x is {H} by {W} pixels and y {Ho} by {Wo}: a forecast is on the grid of x"
-            )
+        check_forecast(geometry, settings.residual)
+        (_, C, _, _), (To, Co, _, _) = geometry.x, geometry.y
         output = settings.output or ("linear" if geometry.floor is None else "softplus")
         if output != "linear" and geometry.floor is None:
             raise ValueError(
                 f"output {output} needs a lowest value, as rain has in mm; take output linear"
-            )
-        if settings.residual and len(geometry.continues) != Co:
-            raise ValueError(
-                "residual: true needs to know which channels of x those of y continue; "
-                "set it to false"
             )
         if settings.loss == "weighted" and geometry.log_scale is None:
             raise ValueError(
@@ -211,7 +200,7 @@ class Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.network(x).unflatten(1, self.geometry.y[:2])  # (B, T', C', H, W)
         if self.settings.residual:
-            y = y + x[:, -1:, list(self.geometry.continues)]
+            y = y + last_frame(x, self.geometry)
         floor = self.geometry.floor
         if floor is None or self.output == "linear":
             return y

@@ -15,10 +15,10 @@ After Xie et al. 2018 (tempoGAN), whose temporal discriminator sees advected fra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -33,6 +33,7 @@ from models._losses import (
     judging_loss,
     r1,
 )
+from models._settings import taken_by
 
 TASK = "superres"
 
@@ -58,12 +59,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     # it cannot raise the RMSE; for any other coarsening set it to false.
     consistent: bool = True
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_specified(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("arch") == "eddy":
-            return SPECIFIED | given
-        return given
+    _as_specified = taken_by("eddy", SPECIFIED)
 
 
 class Eddy(nn.Module):
