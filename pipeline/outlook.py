@@ -170,12 +170,17 @@ class Outlook:
 
     def posed(self, answers: Answers) -> Posed:
         """The frames as evaluate poses them; where the future is not known, nothing of it."""
-        past, task = self.read(self.start.past), self.task.settings
+        past, task = self.past, self.task.settings
         future = np.full((task.future, *past.shape[1:]), np.nan, np.float32)
         if self.start.future:
             future = self.read(self.start.future)
         donors = self.read(self.start.donors) if self.start.donors else None
         return answers.posed(np.concatenate([past, future]), split=True, donors=donors)
+
+    @cached_property
+    def past(self) -> np.ndarray:
+        """The frames that the forecast is made from."""
+        return self.read(self.start.past)
 
     def read(self, numbers: Sequence[int]) -> np.ndarray:
         """(T, C, H, W) float32, physical units, NaN where missing. Raises UserError."""
@@ -189,7 +194,7 @@ class Outlook:
         data, ours = self.trained.data, self.footage.attrs
         outside, inputs = Outside(data), self.task.inputs
         rows, columns = self.task.area or (slice(None), slice(None))
-        past = self.read(self.start.past)[..., rows, columns]
+        past = self.past[..., rows, columns]
         for frame in past:
             outside.look(frame, inputs)
         satellites = [self.footage.satellites[number] for number in self.start.past]

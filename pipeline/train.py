@@ -6,8 +6,7 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, checkpo
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,13 +22,13 @@ from models import Model
 from pipeline import (
     atomic,
     checkpoint,
+    demands,
     familiarity,
     manifest,
     metrics,
     raw_tree,
     scaling,
     schedules,
-    store,
     tasks,
 )
 from pipeline import settings as run_settings
@@ -45,10 +44,7 @@ from pipeline.progress import progress, say
 from pipeline.runlog import Log, not_finite, open_log
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings, TrainSettings
-from pipeline.sources.grids import Grid
-from pipeline.store import Track
 from pipeline.tasks import ForecastSettings
-from pipeline.windows import usual_step
 
 # What may change when a run goes on; anything else would make it another run.
 MAY_CHANGE = {
@@ -78,10 +74,6 @@ CARRIED = (
     "grid_degrees_longitude",
     "native_grid_degrees",
 )
-# Channels that are components of vectors: u, v10, 10u, u_500, ua, vwnd; and their units.
-COMPONENT = re.compile(r"eastward|northward|\b[xy]_wind")
-WIND = re.compile(r"\d*[uv](a|as|wnd|wind|grd)?(_?\d+)?")
-SPEEDS = ("m s-1", "m s**-1", "m/s", "km h-1", "km/h", "kt", "knots")
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T, C, H, W), normalised
 
 
@@ -211,10 +203,10 @@ class Trainer:
             settings.task,
             t.sequence_length,
             opened.channels,
-            shared_grid([*train_tracks, *eval_tracks], settings.task),
+            demands.shared_grid([*train_tracks, *eval_tracks], settings.task),
         )
-        refuse_moving(task, t)
-        refuse_turning([opened.channels[i] for i in task.inputs], t)
+        demands.refuse_moving(task, t)
+        demands.refuse_turning([opened.channels[i] for i in task.inputs], t)
         fabric = make_fabric(t)
         loader = Loader(
             train_tracks,
@@ -266,7 +258,9 @@ class Trainer:
                 attrs={key: opened.attrs[key] for key in CARRIED if key in opened.attrs},
                 seen=familiarity.seen(train_tracks, split.statistics),
                 grid=tasks.plain(train_tracks[0].grid) if task.located else None,
-                step=one_step([*train_tracks, *eval_tracks], task.window) if forecast else 0,
+                step=demands.one_step([*train_tracks, *eval_tracks], task.window)
+                if forecast
+                else 0,
             ),
             loader=loader,
             validation=fixed_crops(
@@ -388,12 +382,12 @@ class Trainer:
         judged = (self.averaged.module if self.averaged else self.model).eval()
         rows = [MODEL] if self.baselines else self.problem.rows
         sums = {row: Errors() for row in rows}
-        numbers = torch.arange(len(self.validation))
-        for some in numbers.split(self.settings.training.batch_size):
-            frames = self.fabric.to_device(self.validation[some])
+        for some in torch.arange(len(self.validation)).split(self.settings.training.batch_size):
+            frames = self.fabric.to_device(self.validation[some[0] : some[-1] + 1])
             donors = None
             if self.problem.task.borrows:
-                donors = self.fabric.to_device(self.validation[(some + 1) % len(numbers)])
+                others = self.validation[(some + 1) % len(self.validation)]
+                donors = self.fabric.to_device(others)
             x, truth = self.problem.task.split(frames, donors)
             for row in rows:
                 answer = self.guess(judged, x) if row == MODEL else self.problem.of_baseline(row, x)
@@ -527,72 +521,6 @@ def steps_per_epoch(loader: Loader, t: TrainSettings) -> int:
 def optimizer_of(t: TrainSettings, parameters: Iterable[Any], lr: float) -> Optimizer:
     kind = AdamW if t.optimizer == "adamw" else Adam
     return kind(parameters, lr=lr, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay)
-
-
-def shared_grid(tracks: Sequence[Track], settings: tasks.Settings) -> Grid | None:
-    """The one grid of all tracks' frames; None where they have none, or several.
-
-    Raises UserError for several of which the settings name places.
-    """
-    first = tracks[0].grid
-    other = next((t for t in tracks if not tasks.same_grid(first, t.grid)), None)
-    if other is None:
-        return first
-    if isinstance(settings, ForecastSettings) and (settings.area or settings.region):
-        told = "; ".join(f"{t.id} {t.grid or 'none'}" for t in (tracks[0], other))
-        raise UserError(
-            f"the tracks have several grids ({told}), and task.area and task.region are places on "
-            "one; set those of others aside with `cli split --test-ids`, or convert onto one grid"
-        )
-    return None
-
-
-def refuse_moving(task: tasks.Task, t: TrainSettings) -> None:
-    """Raises UserError for crops or turned frames of a task that is of one place."""
-    if task.located and (t.patch_size or t.augment):
-        raise UserError(
-            "task.area and task.region are places, which neither move nor turn: "
-            "set training.patch_size to null and training.augment to false"
-        )
-
-
-def refuse_turning(channels: Sequence[Mapping[str, Any]], t: TrainSettings) -> None:
-    """Raises UserError for turned frames of winds, whose numbers would point elsewhere."""
-    winds = [channel["name"] for channel in channels if is_wind(channel)]
-    if winds and t.augment:
-        raise UserError(
-            f"training.augment turns and mirrors frames, after which the winds {store.few(winds)} "
-            "would point the wrong way; set training.augment to false"
-        )
-
-
-def is_wind(channel: Mapping[str, Any]) -> bool:
-    """Whether it is one component of a vector, by its standard name, or else its name and unit."""
-    if COMPONENT.search(str(channel.get("standard_name", ""))):
-        return True
-    named = WIND.fullmatch(str(channel["name"]).lower())
-    return bool(named) and channel.get("units", "") in ("", *SPEEDS)
-
-
-def one_step(tracks: Sequence[Track], window: int) -> int:
-    """The time step of a forecast, in seconds, of the tracks that have windows of that length.
-
-    Raises UserError where they have several.
-    """
-    by_step: dict[int, list[str]] = {}
-    for track in tracks:
-        if len(track.windows(window)):
-            by_step.setdefault(usual_step(track.times), []).append(track.id)
-    if len(by_step) > 1:
-        told = "; ".join(
-            f"{step / 3600:g} h in {store.few(ids)}" for step, ids in sorted(by_step.items())
-        )
-        raise UserError(
-            f"the tracks have several time steps ({told}), and a forecast is of one; "
-            "set those of the others aside with `cli split --test-ids`, or convert those of one "
-            "step alone, with --ids"
-        )
-    return next(iter(by_step), 0)
 
 
 def set_up(fabric: Fabric, optimizer: Optimizer) -> Any:

@@ -111,11 +111,12 @@ def trained_arm(
     """Train one model, unless that was done before."""
     run, wanted = run_folder(out, arm, number), plan.of(arm, number)
     last = run / "checkpoints" / "last.ckpt"
-    if last.exists() and is_finished(checkpoint.load(last), wanted):
-        refuse_other_data(last, plan)
+    old = checkpoint.load(last) if last.exists() else None
+    if old and is_finished(old, wanted):
+        refuse_other_data(last, old, plan)
         return
     say(f"{arm.title}, seed {number + 1} of {plan.asked.seeds}")
-    train(wanted, run, resume=last.exists())
+    train(wanted, run, resume=old is not None)
     if not is_finished(checkpoint.load(last), wanted):
         raise KeyboardInterrupt
 
@@ -125,8 +126,8 @@ def is_finished(trained: Checkpoint, wanted: RunSettings) -> bool:
     return bool(at["epoch"] >= t.epochs or (t.patience and at["stale_epochs"] >= t.patience))
 
 
-def refuse_other_data(last: Path, plan: Plan) -> None:
-    data = checkpoint.load(last).data
+def refuse_other_data(last: Path, trained: Checkpoint, plan: Plan) -> None:
+    data = trained.data
     if data.manifest_hash != plan.store.manifest_hash or data.train != plan.split.train:
         raise UserError(
             f"{last}: trained on another store or split than {plan.store.path}; go on with the "
@@ -256,7 +257,7 @@ class Concluding:
 
     def cells(self, arm: Arm) -> tuple[Grid, Grid]:
         """Those of region 1, and all that this arm's model is given."""
-        task = self.trained(arm, 0).task
+        task = self.methods[arm.name, 0][0].task
         _, region = task.place(self.plan.regions.grid, self.plan.tracks[0].shape[-2:])
         whole = task.cells  # type: ignore[attr-defined]  # a forecast's
         assert region is not None

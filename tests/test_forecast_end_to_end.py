@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import cli
-from pipeline import checkpoint, store
+from pipeline import checkpoint, demands, store
 from pipeline import convert as converting
 from pipeline import evaluate as evaluating
 from pipeline import settings as run_settings
@@ -262,16 +262,16 @@ def test_places_on_several_grids_are_refused() -> None:
         track("a", 100, 101), track("b", 100, 101), track("c", 100, 102), track("d"),
     )  # fmt: skip
     placed = ForecastSettings(area=(100, 101, 39, 40))
-    assert training.shared_grid([one, same], placed) is one.grid
-    assert training.shared_grid([none, none], placed) is None
+    assert demands.shared_grid([one, same], placed) is one.grid
+    assert demands.shared_grid([none, none], placed) is None
     for settings in (ForecastSettings(), SuperResolutionSettings()):
-        assert training.shared_grid([one, other], settings) is None
+        assert demands.shared_grid([one, other], settings) is None
     with pytest.raises(
         UserError, match=r"several grids \(a 2x2 cells of 1 .*; c 2x2 cells of 1 x 2"
     ):
-        training.shared_grid([one, same, other], placed)
+        demands.shared_grid([one, same, other], placed)
     with pytest.raises(UserError, match=r"several grids \(a 2x2 .*; d none\)"):
-        training.shared_grid([one, none], ForecastSettings(region=(100, 101, 39, 40)))
+        demands.shared_grid([one, none], ForecastSettings(region=(100, 101, 39, 40)))
 
 
 def test_winds_are_not_turned(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import cli
 import models
-from pipeline import atomic, checkpoint, convert, manifest, runlog, settings, split, train
+from pipeline import atomic, checkpoint, convert, demands, manifest, runlog, settings, split, train
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
 from pipeline.sources.synthetic import Storm, write_tree
@@ -600,7 +600,7 @@ def test_where_data_lies_changes_nothing_else_about_it(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_wind_is(channel: dict[str, str], wind: bool) -> None:
-    assert train.is_wind(channel) is wind
+    assert demands.is_wind(channel) is wind
 
 
 def test_json_may_hold_tabs(tmp_path: Path) -> None:

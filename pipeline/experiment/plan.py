@@ -215,7 +215,7 @@ def planned(settings: RunSettings, asked: UpstreamSettings) -> Plan:
     regions = Regions.of(one_grid(opened, list(tracks.values())), asked)
     arms = regions.arms(asked.controls)
     judged = [tracks[id] for id in split.part(asked.part)]
-    length = window_of(settings.task)
+    length = settings.training.sequence_length
     if not any(len(track.windows(length)) for track in judged):
         raise UserError(
             f"{opened.path}: no window of {length} usable frames in the {asked.part} tracks "
@@ -305,10 +305,6 @@ def one_grid(opened: Store, tracks: Sequence[Track]) -> Grid:
             "upstream experiment needs; convert gridded fields"
         )
     return first
-
-
-def window_of(task: Any) -> int:
-    return int(task.past + task.future)
 
 
 def task_of(settings: RunSettings, regions: Regions, arm: Arm, opened: Store) -> tasks.Forecast:

@@ -55,9 +55,13 @@ def side(values: np.ndarray) -> float:
     return round(usual, DECIMALS) if np.abs(steps - usual).max() < 0.01 * abs(usual) else np.nan
 
 
+def cell(axis: np.ndarray) -> float:
+    """The smallest distance between neighbours; 1 where there is but one."""
+    return float(np.abs(np.diff(axis)).min()) if len(axis) > 1 else 1.0
+
+
 def near(one: np.ndarray, other: np.ndarray) -> bool:
-    cell = np.abs(np.diff(one)).min() if len(one) > 1 else 1.0
-    return bool(np.abs(one - other).max() < ALIKE * cell)
+    return bool(np.abs(one - other).max() < ALIKE * cell(one))
 
 
 def northward(values: np.ndarray) -> np.ndarray:

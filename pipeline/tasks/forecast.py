@@ -16,7 +16,7 @@ from models import Geometry
 from pipeline import axes
 from pipeline.errors import UserError
 from pipeline.scaling import is_rain
-from pipeline.sources.grids import ALIKE, Grid
+from pipeline.sources.grids import ALIKE, Grid, cell
 from pipeline.tasks.extrapolation import moved_on, past_mean, persistence
 from pipeline.tasks.interpolation import coarsen
 
@@ -37,6 +37,11 @@ class ForecastSettings(BaseModel, frozen=True, extra="forbid"):
     # What the model sees of the area outside the region. mean: only the training tracks' mean, and
     # other_date: what was there on another date; both leave it nothing to learn from there.
     outside: Outside = "seen"
+
+    @property
+    def located(self) -> bool:
+        """Whether it is of a place on the frames' grid."""
+        return self.area is not None or self.region is not None
 
     @model_validator(mode="after")
     def _outside_of_something(self) -> ForecastSettings:
@@ -91,7 +96,7 @@ class Forecast:
 
     @property
     def located(self) -> bool:
-        return self.settings.area is not None or self.settings.region is not None
+        return self.settings.located
 
     @property
     def continues(self) -> tuple[int, ...]:
@@ -317,10 +322,6 @@ def inside(away: np.ndarray, width: float, cell: float) -> np.ndarray:
     """Whether centres so far from an edge lie within; on it counts, as near as numbers tell."""
     slack = ALIKE * cell
     return (away >= -slack) & (away <= width + slack)
-
-
-def cell(axis: np.ndarray) -> float:
-    return float(np.abs(np.diff(axis)).min()) if len(axis) > 1 else 1.0
 
 
 def whole(grid: Grid | None) -> tuple[slice, slice] | None:
