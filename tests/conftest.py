@@ -1,9 +1,10 @@
 """A tiny raw tree, written by hand: what the release's files are, at 16x16 pixels."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.convert import ConvertSettings
 # A console keeps the width that it finds when it is made; tests give theirs each time
 os.environ.pop("COLUMNS", None)
 
+CHROMIUM = Path("/usr/bin/chromium")
 START = datetime(2021, 7, 19, tzinfo=UTC)
 COLUMNS = "year,month,day,hour,grade,lat,lng,pressure,wind,dir50,intp"
 
@@ -90,3 +92,30 @@ class Tiny:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     return Tiny(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium. Only for one file: while it runs, so does an event loop, which others must not."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}: the page cannot be tried in a browser")
+    with api.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def new_tab(browser: Any) -> Any:
+    """Makes a tab; what it complained of or asked the network for is in its .faults."""
+
+    def make() -> Any:
+        made = browser.new_page(viewport={"width": 1280, "height": 900})
+        made.faults = []
+        made.on("console", lambda m: made.faults.append(m.text))
+        made.on("pageerror", lambda e: made.faults.append(str(e)))
+        made.on("request", lambda r: r.url[:5] in ("file:", "data:") or made.faults.append(r.url))
+        return made
+
+    return make

@@ -45,7 +45,6 @@ QUICK = [
     "training.ema=0",
 ]
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -493,25 +492,10 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}: the page cannot be tried in a browser")
-    with api.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 @pytest.fixture
-def tab(browser: Any, home: Path, page: str) -> Iterator[Any]:
-    """The page in a tab; what it complained of or asked the network for is in .faults."""
-    made = browser.new_page(viewport={"width": 1280, "height": 900})
-    made.faults = []
-    made.on("console", lambda m: made.faults.append(m.text))
-    made.on("pageerror", lambda e: made.faults.append(str(e)))
-    made.on("request", lambda r: r.url[:5] in ("file:", "data:") or made.faults.append(r.url))
+def tab(new_tab: Any, home: Path, page: str) -> Iterator[Any]:
+    """The page in a tab."""
+    made = new_tab()
     made.goto((home / "run" / "report.html").as_uri())
     yield made
     made.close()

@@ -49,7 +49,6 @@ SMALL = [
     "training.ema=0",
 ]
 ROWS = ["model", "persistence", "optical_flow", "past_mean"]
-CHROMIUM = Path("/usr/bin/chromium")
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
@@ -524,21 +523,12 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @pytest.fixture
-def tab(home: Path, html: str) -> Iterator[Any]:
-    """The page in a tab; what it complained of or asked the network for is in .faults."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}: the page cannot be tried in a browser")
-    with api.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        made = running.new_page(viewport={"width": 1280, "height": 900})
-        made.faults = []
-        made.on("console", lambda m: made.faults.append(m.text))
-        made.on("pageerror", lambda e: made.faults.append(str(e)))
-        made.on("request", lambda r: r.url[:5] in ("file:", "data:") or made.faults.append(r.url))
-        made.goto((home / "calm" / "report.html").as_uri())
-        yield made
-        running.close()
+def tab(new_tab: Any, home: Path, html: str) -> Iterator[Any]:
+    """The page in a tab."""
+    made = new_tab()
+    made.goto((home / "calm" / "report.html").as_uri())
+    yield made
+    made.close()
 
 
 def test_the_page_plays_reads_values_and_fits_a_phone(tab: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ SMALL = [
     "training.ema=0",
 ]
 INTERPOLATED = ["task.truth=interpolated", "task.factor=2"]
-CHROMIUM = Path("/usr/bin/chromium")
 WEST, SOUTH, NORTH = 4.875, 50.875, 55.125  # edges of 17 rows and 23 columns of 0.25 degrees
 DAYS, HOURS, H, W = 3, 6, 17, 23
 WETTEST = 14  # of all frames, on the last day
@@ -211,19 +209,8 @@ def test_a_comparison_notes_interpolated_truth(home: Path, tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def tab(home: Path, page: str) -> Iterator[Any]:
-    """A tab, with what it complained of in .faults."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}: the page cannot be tried in a browser")
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        made = browser.new_page(viewport={"width": 1280, "height": 900})
-        made.faults = []
-        made.on("console", lambda m: made.faults.append(m.text))
-        made.on("pageerror", lambda e: made.faults.append(str(e)))
-        yield made
-        browser.close()
+def tab(new_tab: Any, home: Path, page: str) -> Any:
+    return new_tab()
 
 
 def pointed(tab: Any, place: tuple[float, float]) -> str:

@@ -58,6 +58,21 @@ def small(data: Path, *more: str) -> settings.RunSettings:
     return settings.located(made, data / "WP.zarr", data / "WP.split.json")
 
 
+def stop_in(
+    monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM
+) -> None:
+    """Have a training told to stop in that step, counted from now."""
+    real, steps = train.update, []
+
+    def counted(*args: object) -> object:
+        steps.append(1)
+        if len(steps) == step:
+            os.kill(os.getpid(), number)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "update", counted)
+
+
 def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Have each validation find the next of these RMSEs."""
     found = iter(scores)
@@ -101,20 +116,11 @@ def test_stopped_and_resumed_equals_undisturbed(
     data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM in warm-up, mid-epoch, at an epoch's last step, and in the second epoch."""
-    real, steps = train.update, []
-
-    def counted(*args: object) -> object:
-        steps.append(1)
-        if len(steps) == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(train, "update", counted)
+    stop_in(monkeypatch, stop_after)
     run = tmp_path / "run"
     first = train.train(small(data), run)
     assert first.stopped
     assert first.position.step == stop_after
-    monkeypatch.setattr(train, "update", real)
     second = train.train(small(data), run, resume=True)
     assert second.position.step == 16
     assert same(weights(run), weights(undisturbed))
@@ -144,17 +150,8 @@ def test_every_recipe_resumes_exactly(
 ) -> None:
     more = [*more, "training.epochs=1"]
     train.train(small(data, *more), tmp_path / "whole")
-    real, steps = train.update, []
-
-    def counted(*args: object) -> object:
-        steps.append(1)
-        if len(steps) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(train, "update", counted)
+    stop_in(monkeypatch, 3)
     assert train.train(small(data, *more), tmp_path / "run").stopped
-    monkeypatch.setattr(train, "update", real)
     train.train(small(data, *more), tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
@@ -162,13 +159,7 @@ def test_every_recipe_resumes_exactly(
 def test_slurm_s_signal_before_the_end_saves_too(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = train.update
-
-    def signalled(*args: object) -> object:
-        os.kill(os.getpid(), signal.SIGUSR1)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(train, "update", signalled)
+    stop_in(monkeypatch, 1, signal.SIGUSR1)
     assert train.train(small(data), tmp_path / "run").stopped
     assert checkpoint.load(tmp_path / "run/checkpoints/last.ckpt").training["position"]["step"] == 1
 
@@ -655,15 +646,7 @@ def test_every_model_resumed_equals_undisturbed(
     asked += [f"model.name={name}", "training.accumulate=2", "training.schedule=onecycle"]
     made = settings.located(settings.load(None, asked)[0], data / "WP.zarr", data / "WP.split.json")
     assert train.train(made, tmp_path / "whole").position.epoch == 1
-    real, steps = train.update, []
-
-    def counted(*args: object) -> object:
-        steps.append(1)
-        if len(steps) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(train, "update", counted)
+    stop_in(monkeypatch, 2)
     assert train.train(made, tmp_path / "run").position.step == 2
     train.train(made, tmp_path / "run", resume=True)
     one, other = (checkpoint.load(tmp_path / r / "checkpoints/last.ckpt") for r in ("run", "whole"))

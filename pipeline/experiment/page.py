@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from pipeline import pages
 from pipeline.reporting.words import DASH, count, head, written
 
 SAID = {
@@ -28,15 +27,8 @@ CAPTIONS = {
 
 def render(told: Mapping[str, Any], pictures: Sequence[Path]) -> str:
     """The page of upstream.json; the same numbers and pictures give the same text."""
-    rooms = Environment(
-        loader=PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = list(next(iter(told["scores"].values())))
-    return rooms.get_template("upstream.html").render(
+    return pages.template("upstream.html").render(
         told=told,
         heads=[head(name, unit_of(told, name)) for name in names],
         scores=[

@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from pipeline import software
+from pipeline import pages, software
 from pipeline.inspecting import timeline, words
 from pipeline.inspecting.thumbnails import Thumbnail, gradient, inline
 from pipeline.pictures import Look, Palette, look
@@ -29,16 +27,9 @@ Facts = Mapping[str, Any]
 
 def of(facts: Facts, thumbnails: Sequence[Thumbnail], palette: Palette) -> str:
     """The page, HTML."""
-    rooms = Environment(
-        loader=PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = look(facts["channels"][0], palette, facts.get("accumulation_hours"))
     kind = {"file": "H5 file", "tree": "Raw tree", "store": "Store"}[facts["kind"]]
-    return rooms.get_template("inspect.html").render(
+    return pages.template("inspect.html").render(
         title=f"{kind} {Path(facts['path']).name}",
         kind=facts["kind"],
         path=facts["path"],
