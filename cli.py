@@ -480,6 +480,8 @@ def train(
         return
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     done = stage.train(settings, run, resume=resume)
+    if not done.first:
+        return
     at = done.position
     console.print(
         f"{count(at.step, 'step')}, {count(at.epoch, 'epoch')}"

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models._ranks import mean_everywhere, ranks
+
 Content = Literal["l1", "mse"]
 Adversarial = Literal["bce", "hinge"]
 
@@ -35,7 +37,8 @@ def content_loss(
         error = error + ((-2 * error).expm1() / 2).log1p()
     if weight is not None:
         error = error * weight.where(seen, 0.0)
-    return error.sum() / seen.sum().clamp(min=1)
+    # Over all processes, whose gradients are averaged: the mean over the whole batch's pixels
+    return error.sum() / mean_everywhere(seen.sum().float()).clamp(min=1 / ranks())
 
 
 def rain_weight(truth: Tensor, log_scale: float, alpha: float, cap: float) -> Tensor:
@@ -64,8 +67,21 @@ def fooling_loss(kind: Adversarial, on_fake: Tensor) -> Tensor:
 
 
 def lead(on_real: Tensor, on_fake: Tensor) -> Tensor:
-    """How far a discriminator is ahead: mean log D(real) - mean log D(fake); from logits."""
-    return F.softplus(-on_fake.float()).mean() - F.softplus(-on_real.float()).mean()
+    """How far a discriminator is ahead: mean log D(real) - mean log D(fake); from logits.
+
+    Over all processes, without a gradient.
+    """
+    ahead = F.softplus(-on_fake.float()).mean() - F.softplus(-on_real.float()).mean()
+    return mean_everywhere(ahead)
+
+
+def resting(loss: Tensor, on_real: Tensor, on_fake: Tensor, above: float) -> tuple[Tensor, Tensor]:
+    """A discriminator's loss, without a gradient while its lead is above; and 1 if it rests.
+
+    After TecoGAN (Chu et al. 2020), where it rests above 0.4. Waits for the device.
+    """
+    rests = lead(on_real, on_fake) > above
+    return (loss.detach() if rests else loss), rests.float()
 
 
 def r1(

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models._ranks import ranks, sum_everywhere
+
 SMOOTHING = 1e-5  # Laplace's, of the counts; as published
 REPRIEVE = 2.0  # thresholds a revived code's count starts from: 69 batches at a decay of 0.99
 AT_ONCE = 2**16  # vectors whose distances are held at a time: 128 MiB for 512 codes
@@ -56,7 +58,7 @@ class Codebook(nn.Module):
                 used = torch.zeros_like(self.counts)
                 used.index_add_(0, choice, used.new_ones(len(choice)))
                 if learn:
-                    everywhere(used)
+                    sum_everywhere(used)
                     self._follow(vectors, choice, used)
                     if self.revive_below:
                         self._revive(vectors, (vectors - chosen).square().sum(1))
@@ -74,7 +76,7 @@ class Codebook(nn.Module):
     def _follow(self, vectors: Tensor, choice: Tensor, used: Tensor) -> None:
         """Move every code towards the mean of the vectors that chose it; used: how many did."""
         sums = torch.zeros_like(self.sums).index_add_(0, choice, vectors)
-        everywhere(sums)
+        sum_everywhere(sums)
         self.sums.lerp_(sums, 1 - self.decay)
         self.counts.lerp_(used, 1 - self.decay)
         total = self.counts.sum()
@@ -87,7 +89,7 @@ class Codebook(nn.Module):
         keys = torch.rand_like(far).log() / far.clamp(min=1e-30)
         taken = keys.topk(min(len(self.codes), len(keys))).indices
         drawn = vectors[taken]  # the first of them first
-        if dist.is_available() and dist.is_initialized():
+        if ranks() > 1:
             dist.broadcast(drawn, src=0)
         threshold = self.revive_below * self.counts.mean()
         dead = self.counts <= threshold
@@ -96,9 +98,3 @@ class Codebook(nn.Module):
         self.codes.copy_(torch.where(dead[:, None], drawn, self.codes))
         self.sums.copy_(torch.where(dead[:, None], drawn * count, self.sums))
         self.counts.copy_(torch.where(dead, count, self.counts))
-
-
-def everywhere(amount: Tensor) -> None:
-    """In place: the sum over all ranks, where a training has several."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(amount)

@@ -43,6 +43,7 @@ from models import Geometry, Parts
 from models._blocks import conv
 from models._forecast import check_forecast, cropped, last_frame, padded
 from models._losses import Content, content_loss
+from models._ranks import spread_everywhere
 from models._settings import taken_by
 from models._translators import IncepU
 from models._vq import Codebook
@@ -346,7 +347,7 @@ class Model(nn.Module):
         }
         loss = content
         if ours.commitment:
-            spread = x.float().std(correction=0)
+            spread = spread_everywhere(x.float())
             scale = spread if ours.loss == "l1" else spread.square()  # as content's unit
             loss = content + ours.commitment * scale * distance
         yield "forecaster", loss, parts

@@ -53,8 +53,9 @@ from models._losses import (
     fooling_loss,
     frozen,
     judging_loss,
-    lead,
+    resting,
 )
+from models._ranks import spread_everywhere
 from models._settings import taken_by
 from models._vgg import SOURCE, Aside, loaded
 
@@ -337,7 +338,7 @@ class Model(nn.Module):
         Spectral norm lets a verdict differ no more than the pictures do, and rain differs little:
         without this, 250 steps on ERA5 rain left the discriminator's loss at ln 4, undecided.
         """
-        return 1.0 if self.settings.arch == "published" else x.std(correction=0).clamp(min=FAINT)
+        return 1.0 if self.settings.arch == "published" else spread_everywhere(x).clamp(min=FAINT)
 
     def _judge(
         self, real: Tensor, fake: Tensor, beside: Tensor | None
@@ -354,9 +355,7 @@ class Model(nn.Module):
             discriminator=loss, d_real=on_real.float().mean(), d_fake=on_fake.float().mean()
         )
         if ours.rest_above:
-            rests = lead(on_real, on_fake).detach() > ours.rest_above
-            parts["d_rests"] = rests.float()
-            loss = loss.detach() if rests else loss  # waits for the device, once a step
+            loss, parts["d_rests"] = resting(loss, on_real, on_fake, ours.rest_above)
         return loss, parts
 
     def _verdict(self, frames: Tensor, beside: Tensor | None) -> Tensor:

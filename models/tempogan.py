@@ -32,6 +32,7 @@ from models._losses import (
     frozen,
     judging_loss,
     r1,
+    resting,
 )
 from models._settings import taken_by
 
@@ -53,6 +54,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     adversarial: Adversarial = "bce"  # as specified; hinge stands a strong discriminator better
     r1_gamma: NonNegativeFloat = 0.0  # usual 1 to 10; 0: none. Costs a double backward pass
     r1_every: PositiveInt = 16  # steps; lazy as in StyleGAN2: r1_every times the weight
+    # One that wins rests: while mean log D(real) - mean log D(fake) is above; TecoGAN 0.4; 0: never
+    rest_above: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 500  # content alone, until there is detail worth judging
     condition_dt: bool = True  # temporal discriminator sees x beside y, as the spatial one does
     # Block means of the output are made exactly x. Right only if x is the area mean of y, and then
@@ -230,9 +233,12 @@ class Model(nn.Module):
                 f"d_real_{s}": on_real.detach().float().mean(),  # logits: 0 is undecided
                 f"d_fake_{s}": on_fake.detach().float().mean(),
             }
+            if ours.rest_above:
+                loss, parts[f"d_rests_{s}"] = resting(loss, on_real, on_fake, ours.rest_above)
             total = total + loss
-            if ours.r1_gamma and step % ours.r1_every == 0:
-                steepness = r1(judge, truth, condition, self._view(name, seen))
+            # forward: what is compiled has no second derivative
+            if loss.requires_grad and ours.r1_gamma and step % ours.r1_every == 0:
+                steepness = r1(judge.forward, truth, condition, self._view(name, seen))
                 total = total + ours.r1_gamma / 2 * ours.r1_every * steepness
                 parts[f"r1_{s}"] = steepness.detach()
         return total, parts

@@ -1,33 +1,191 @@
-"""What training runs on: device and precision, averaged weights, random numbers."""
+"""What training runs on: devices and precision, several processes, averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from typing import Any
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
-from torch import nn
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from torch import Tensor, nn
 
 from pipeline import checkpoint
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 from pipeline.settings import TrainSettings
 
+R = TypeVar("R")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(t: TrainSettings) -> Fabric:
-    """One device in one precision. Raises UserError for what this machine has not."""
+    """The devices of a training in one precision; starts the other processes where it has several.
+
+    Under torchrun or SLURM those are there already, and this is one of them. Raises UserError for
+    what this machine has not.
+    """
     device = checkpoint.usable_device(t.device)
     if t.precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces bf16 by itself
-    return Fabric(
+    devices, nodes = started() or (t.devices, 1)
+    refuse_devices(t, device, devices)
+    for name in ("lightning.fabric", "lightning_fabric"):  # they announce precision and processes
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # a training's crops are all of one size
+        torch.set_float32_matmul_precision("high")  # TF32, as in convolutions by default
+    several = devices * nodes > 1
+    fabric = Fabric(
         accelerator=device.type,
-        devices=1 if device.index is None else [device.index],
+        devices=devices if device.index is None else [device.index],
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
         precision=PRECISIONS[t.precision],  # type: ignore[arg-type]  # a plain str is a Literal
     )
+    if several:
+        fabric.launch()
+    if fabric.global_rank and not started():
+        Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    return fabric
+
+
+def end_with_parent(parent: int) -> None:
+    """However the process that started this one ends: nobody may wait for it for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def started() -> tuple[int, int] | None:
+    """Processes per machine, and machines, where torchrun or SLURM has started several."""
+    known = os.environ
+    if TorchElasticEnvironment.detect():
+        here = int(known["LOCAL_WORLD_SIZE"])
+        return here, int(known["WORLD_SIZE"]) // here
+    if SLURMEnvironment.detect() and int(known["SLURM_NTASKS"]) > 1:
+        nodes = int(known.get("SLURM_NNODES", 1))
+        return int(known["SLURM_NTASKS"]) // nodes, nodes
+    return None
+
+
+def refuse_devices(t: TrainSettings, device: torch.device, devices: int) -> None:
+    """Raises UserError for a number of devices that cannot be, UsageError for two that differ."""
+    if t.devices not in (1, devices):
+        raise UsageError(
+            f"training.devices is {t.devices}, but torchrun or SLURM started {devices} processes "
+            "here; leave it out"
+        )
+    if devices > 1 and device.index is not None:
+        raise UsageError(
+            f"training.device {t.device} is one GPU, and training.devices is {devices}; "
+            "use cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(
+            f"training.devices is {devices}, and this machine has {torch.cuda.device_count()} GPU; "
+            "use fewer"
+        )
+
+
+def parted(fabric: Fabric) -> None:
+    """Let go of the other processes at the end."""
+    if fabric.world_size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """Where one process raises a UserError, the others end, too, without a word.
+
+    If all raise, the first one speaks for all. What is inside must not wait for other processes.
+    """
+    failed: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        failed = error
+    if fabric.world_size == 1:
+        if failed:
+            raise failed
+        return
+    found: list[Any] = [None] * fabric.world_size
+    dist.all_gather_object(found, failed is not None)
+    if not any(found):
+        return
+    if failed and fabric.global_rank == found.index(True):
+        raise failed
+    raise SystemExit(1)
+
+
+def by_first(fabric: Fabric, work: Callable[[], R]) -> R:
+    """What the first process makes of it, for all; where it fails the others end without a word."""
+    if fabric.world_size == 1:
+        return work()
+    told: list[Any] = [None, False]
+    failed: BaseException | None = None
+    if fabric.is_global_zero:
+        try:
+            told[0] = work()
+        except (UserError, OSError) as error:
+            failed, told[1] = error, True
+    dist.broadcast_object_list(told)
+    if failed:
+        raise failed
+    if told[1]:
+        raise SystemExit(1)
+    return told[0]
+
+
+def agreed(fabric: Fabric, asked: bool) -> bool:
+    """Whether any of the processes was asked."""
+    if fabric.world_size == 1:
+        return asked
+    flag = torch.tensor(float(asked), device=fabric.device)
+    dist.all_reduce(flag)
+    return bool(flag > 0)
+
+
+def mean_of_all(fabric: Fabric, values: Tensor) -> Tensor:
+    """Their mean over all processes, in place."""
+    if fabric.world_size > 1:
+        dist.all_reduce(values)
+        values /= fabric.world_size
+    return values
+
+
+def share_gradients(fabric: Fabric, player: nn.Module) -> None:
+    """Make a player's gradients their mean over all processes, in one exchange.
+
+    What a wrapper of one forward and one backward pass does cannot serve several players that are
+    asked in turn; and these networks are small enough that nothing is gained by beginning earlier.
+    """
+    if fabric.world_size == 1:
+        return
+    gradients = [p.grad for p in player.parameters() if p.grad is not None]
+    if not gradients:
+        return
+    joined = mean_of_all(fabric, torch.cat([g.reshape(-1) for g in gradients]))
+    parts = joined.split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+
+def of_all(fabric: Fabric, model: Any) -> Any:
+    """The model on its device, laid out as that likes it.
+
+    With several GPUs batch norm is of the whole batch; without a GPU each process has its own.
+    """
+    if fabric.device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+        if fabric.world_size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return fabric.to_device(model)
 
 
 class Average:
@@ -46,21 +204,31 @@ class Average:
     def update(self, model: nn.Module) -> None:
         kept = min(self.decay, self.count / (10 + self.count))
         self.count += 1
-        new = model.state_dict()
-        for name, old in self.module.state_dict().items():
-            if old.is_floating_point():
-                old.lerp_(new[name], 1 - kept)
-            else:
-                old.copy_(new[name])
+        new, old = model.state_dict(), self.module.state_dict()
+        smooth = [name for name, value in old.items() if value.is_floating_point()]
+        torch._foreach_lerp_([old[n] for n in smooth], [new[n] for n in smooth], 1 - kept)
+        for name in old.keys() - set(smooth):
+            old[name].copy_(new[name])
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Of the generators that a training on this device draws from."""
+def random_state(fabric: Fabric) -> list[dict[str, Any]]:
+    """Of the generators that a training on this device draws from, by process."""
+    device = fabric.device
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"torch": torch.get_rng_state(), "cuda": cuda}
+    own = {"torch": torch.get_rng_state(), "cuda": cuda}
+    if fabric.world_size == 1:
+        return [own]
+    states: list[Any] = [None] * fabric.world_size
+    dist.all_gather_object(states, own)
+    return states
 
 
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+def set_random_state(fabric: Fabric, states: list[dict[str, Any]], seed: int) -> None:
+    """As they were; a process that was not there then begins with a seed of its own."""
+    if fabric.global_rank >= len(states):
+        torch.manual_seed(seed + fabric.global_rank)
+        return
+    own = states[fabric.global_rank]
+    torch.set_rng_state(own["torch"])
+    if own["cuda"] is not None and fabric.device.type == "cuda":
+        torch.cuda.set_rng_state(own["cuda"], fabric.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -45,8 +45,8 @@ class Loader:
     """Batches (B, T, C, h, w) float32 in physical units, NaN where missing.
 
     tracks: of one channel count, each at least patch x patch pixels; without a patch whole frames,
-    all of one size; window: frames per sample; batch: samples. An epoch shows every window
-    crops_per_window times, each time another crop.
+    all of one size; window: frames per sample; batch: samples, of this rank.
+    An epoch shows every window crops_per_window times, each time another crop.
     A last batch that would be smaller is left out, unless it is the only one, and so are windows
     that do not fill a round of ranks: other ones in every epoch.
     threads: that cut batches ahead; 0: none is cut before it is asked for. read_ahead: ask the disk
@@ -103,14 +103,30 @@ class Loader:
 
     def crops(self, epoch: int) -> Crops:
         """All samples of one epoch, in order."""
-        shared = np.random.default_rng([self.seed, epoch])  # all ranks shuffle alike, then deal
-        order = shared.permutation(self.shown)[self.rank :: self.ranks][: self.samples]
-        own = np.random.default_rng([self.seed, epoch, self.rank + 1])
+        whole = self.crops_of_all(epoch)
+        own = slice(self.rank, self.samples * self.ranks, self.ranks)
+        return Crops(*(getattr(whole, f.name)[own] for f in fields(Crops)))
+
+    def crops_of_all(self, epoch: int) -> Crops:
+        """Of all ranks together: each draws the same, and takes its share of every batch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.shown)
+        drawn = np.random.default_rng([self.seed, epoch, 1])
         window = order % len(self.windows)
         sizes = self.sizes[self.windows[window, 0]]
-        top, left = own.integers(0, sizes.T - [[self.height], [self.width]] + 1)
-        turns = own.integers(0, self.orientations, self.samples)
+        top, left = drawn.integers(0, sizes.T - [[self.height], [self.width]] + 1)
+        turns = drawn.integers(0, self.orientations, self.shown)
         return Crops(window, top, left, turns)
+
+    def shown_in(self, epoch: int, batches: range) -> list[str]:
+        """What all ranks together see in these batches: track and times, a sentence's part each."""
+        each = self.batch * self.ranks
+        told = []
+        for window in self.crops_of_all(epoch).window[batches.start * each : batches.stop * each]:
+            number, first = self.windows[window].tolist()
+            track = self.tracks[number]
+            begin, end = track.times[[first, first + self.window - 1]].astype("datetime64[s]")
+            told.append(f"{track.id} {begin.item():%Y-%m-%d %H:%M} to {end.item():%Y-%m-%d %H:%M}")
+        return told
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """The batches of an epoch from position `start` on."""

@@ -22,6 +22,20 @@ from rich.text import Text
 LOG_SECONDS = 15.0  # between two lines where there is no terminal
 
 
+_muted = False
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Inside, nothing is said and no progress shown: of several processes one speaks for all."""
+    global _muted
+    before, _muted = _muted, True
+    try:
+        yield
+    finally:
+        _muted = before
+
+
 class Rate(ProgressColumn):
     """Units per second."""
 
@@ -36,6 +50,8 @@ class Rate(ProgressColumn):
 
 def say(note: str) -> None:
     """A line beside the progress, on standard error."""
+    if _muted:
+        return
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print("Note:", note.replace("[", r"\["))
 
@@ -43,6 +59,9 @@ def say(note: str) -> None:
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Yields advance(n=1, note=""); what is done is drawn on standard error."""
+    if _muted:
+        yield lambda n=1, note="": None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         with logged(console, what, total, unit) as advance:

@@ -8,69 +8,91 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline import atomic, software
-from pipeline.errors import UserError
+from pipeline.engine import mean_of_all
+from pipeline.health import Health, Place
 
 
 class Log:
-    """Mean losses between two flushes; fetched from the device only when written."""
+    """What each step came to, fetched from the device only when written; the first process writes.
 
-    def __init__(self, run: Path, file: Any, board: SummaryWriter) -> None:
-        self.run, self.file, self.board = run, file, board
+    board: TensorBoard's; None, as file, in the other processes.
+    """
+
+    def __init__(self, fabric: Fabric, health: Health, file: Any, board: Any) -> None:
+        self.fabric, self.health, self.file, self.board = fabric, health, file, board
         self.clear()
 
     def clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.steps, self.since = 0, time.monotonic()
+        self.steps: list[tuple[Place, tuple[str, ...], Tensor]] = []
+        self.since = time.monotonic()
 
-    def add(self, parts: Mapping[str, Tensor]) -> None:
-        """Count in one step's losses; no waiting for the device."""
-        for name, value in parts.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.steps += 1
+    def add(self, values: Mapping[str, Tensor], place: Place) -> None:
+        """Keep one step's numbers, all scalars; no waiting for the device."""
+        self.steps.append((place, tuple(values), torch.stack([v.float() for v in values.values()])))
 
     def flush(self, step: int, epoch: int, more: Mapping[str, float]) -> None:
-        """Write the means since the last flush. Raises UserError when one is not finite."""
+        """Write the means since the last flush. Raises Unhealthy as Health.look does."""
         if not self.steps:
             return
-        losses = {f"loss/{n}": float(v) / self.counts[n] for n, v in self.sums.items()}
-        if bad := [n for n, v in losses.items() if not math.isfinite(v)]:
-            raise not_finite(self.run, ", ".join(bad), step)
-        rate = self.steps / max(time.monotonic() - self.since, 1e-9)
-        self.write({**losses, **more, "steps_per_second": rate}, step, epoch)
+        steps = list(self.fetched())
+        self.health.look(steps)
+        rate = len(steps) / max(time.monotonic() - self.since, 1e-9)
+        by_name: dict[str, list[float]] = {}
+        for _, values in steps:
+            for name, value in values.items():
+                if math.isfinite(value):  # of fp16 some gradients may not be
+                    by_name.setdefault(name, []).append(value)
+        means = {name: sum(values) / len(values) for name, values in by_name.items()}
+        if self.file:
+            self.health.watch(means, step)
+        self.write({**means, **more, "steps_per_second": rate}, step, epoch)
         self.clear()
+
+    def fetched(self) -> Iterator[tuple[Place, dict[str, float]]]:
+        """By step, means over all processes; one wait for each stretch with the same names."""
+        for names, stretch in groupby(self.steps, key=lambda one: one[1]):
+            places, _, values = zip(*stretch, strict=True)
+            rows = mean_of_all(self.fabric, torch.stack(values)).tolist()
+            for place, row in zip(places, rows, strict=True):
+                yield place, dict(zip(names, row, strict=True))
 
     def validated(self, scores: Mapping[str, float], step: int, epoch: int) -> None:
         """Write an epoch's validation: RMSE of the model and of each baseline."""
         self.write({f"validation/rmse_{name}": v for name, v in scores.items()}, step, epoch)
         self.clear()
 
+    def sample(self, image: np.ndarray, step: int) -> None:
+        """Show a picture, (H, W, 3) uint8, in TensorBoard."""
+        if self.board:
+            self.board.add_image("samples", image, step, dataformats="HWC")
+
     def write(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        if not self.file:
+            return
         self.file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
         self.file.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
 
-def not_finite(run: Path, what: str, step: int) -> UserError:
-    return UserError(
-        f"{run}: {what} is no longer finite at step {step}; lower training.lr, or go back to fp32; "
-        "the checkpoints are from before"
-    )
-
-
 @contextmanager
-def open_log(run: Path, step: int, device: torch.device) -> Iterator[Log]:
+def open_log(run: Path, step: int, fabric: Fabric, health: Health) -> Iterator[Log]:
     """The run's logs, without what was written after `step` by a training that was killed."""
+    if not fabric.is_global_zero:
+        yield Log(fabric, health, None, None)
+        return
+    device = fabric.device
     atomic.write_json(
         run / "about.json",
         {
@@ -78,6 +100,7 @@ def open_log(run: Path, step: int, device: torch.device) -> Iterator[Log]:
             "git_commit": git_commit(),
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "devices": fabric.world_size,
         },
     )
     path = run / "metrics.jsonl"
@@ -87,7 +110,7 @@ def open_log(run: Path, step: int, device: torch.device) -> Iterator[Log]:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     with path.open("a") as file:
         try:
-            yield Log(run, file, board)
+            yield Log(fabric, health, file, board)
         finally:
             board.close()
 

@@ -55,6 +55,11 @@ WITHOUT_EFFECT = {
 }
 
 
+def on_or_off(given: Any) -> Any:
+    """To YAML an unquoted on or off is a truth value."""
+    return {True: "on", False: "off"}[given] if isinstance(given, bool) else given
+
+
 class DataSettings(BaseModel, frozen=True, extra="forbid"):
     """Where the data lies, and how it is fetched."""
 
@@ -66,8 +71,7 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     @field_validator("read_ahead", mode="before")
     @classmethod
     def _of_yaml(cls, given: Any) -> Any:
-        """To YAML an unquoted on or off is a truth value."""
-        return {True: "on", False: "off"}[given] if isinstance(given, bool) else given
+        return on_or_off(given)
 
     @property
     def split_file(self) -> Path:
@@ -87,7 +91,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     """The training loop, whatever the model."""
 
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 8  # windows per step
+    batch_size: PositiveInt = 8  # windows per step, of all devices together
     # Side of a random crop, pixels of the store; null: whole frames
     patch_size: PositiveInt | None = 128
     sequence_length: PositiveInt = 3  # frames per window; of a forecast task.past + task.future
@@ -109,13 +113,23 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the averaged weights; 0: off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: str = "auto"  # auto, cpu, cuda, cuda:1
+    devices: PositiveInt = 1  # of this machine; torchrun and SLURM say themselves how many
+    # on: torch.compile the networks, minutes before the first step; graphs: and replay them as
+    # CUDA graphs. Where that fails, or changes the losses, training goes on without.
+    compile: Literal["off", "on", "graphs"] = "off"
     seed: NonNegativeInt = 0
     log_every_steps: PositiveInt = 20
     validation_crops: PositiveInt = 32  # the same ones every time
     validate_every_steps: NonNegativeInt = 0  # beside every epoch's end; 0: off
     checkpoint_every_steps: NonNegativeInt = 1000  # the last one, beside every epoch's end; 0: off
     checkpoint_every_epochs: NonNegativeInt = 0  # kept beside last and best; 0: none
+    sample_every_epochs: NonNegativeInt = 1  # pictures of a few validation windows; 0: none
     patience: NonNegativeInt = 0  # epochs since the one with the best score; 0: never stop early
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _of_yaml(cls, given: Any) -> Any:
+        return on_or_off(given)
 
 
 class RunSettings(BaseModel, frozen=True, extra="forbid"):

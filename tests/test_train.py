@@ -19,7 +19,20 @@ from typer.testing import CliRunner
 
 import cli
 import models
-from pipeline import atomic, checkpoint, convert, demands, manifest, runlog, settings, split, train
+from pipeline import (
+    atomic,
+    checkpoint,
+    convert,
+    demands,
+    engine,
+    manifest,
+    runlog,
+    settings,
+    split,
+    steps,
+    train,
+    trainer,
+)
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
 from pipeline.sources.synthetic import Storm, write_tree
@@ -33,6 +46,7 @@ SMALL = [
     "training.epochs=2",
     "training.log_every_steps=2",
     "training.validation_crops=4",
+    "training.sample_every_epochs=0",
 ]
 
 
@@ -58,11 +72,15 @@ def small(data: Path, *more: str) -> settings.RunSettings:
     return settings.located(made, data / "WP.zarr", data / "WP.split.json")
 
 
+def made(of: settings.RunSettings) -> trainer.Trainer:
+    return trainer.Trainer.of(of, Path("none"), engine.make_fabric(of.training))
+
+
 def stop_in(
     monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM
 ) -> None:
     """Have a training told to stop in that step, counted from now."""
-    real, steps = train.update, []
+    real, steps = trainer.update, []
 
     def counted(*args: object) -> object:
         steps.append(1)
@@ -70,14 +88,14 @@ def stop_in(
             os.kill(os.getpid(), number)
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "update", counted)
+    monkeypatch.setattr(trainer, "update", counted)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Have each validation find the next of these RMSEs."""
     found = iter(scores)
     monkeypatch.setattr(
-        train.Trainer, "validate", lambda self: {"model": next(found), "bicubic": 1.0}
+        trainer.Trainer, "validate", lambda self: {"model": next(found), "bicubic": 1.0}
     )
 
 
@@ -215,13 +233,13 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(data: Path) ->
     plain = small(data, "model.lambda_adv_s=0", "model.lambda_adv_t=0", "training.epochs=1")
     ends = []
     for joined in (False, True):
-        one = train.Trainer.of(plain, data / "none")
+        one = made(plain)
         start = {k: v.clone() for k, v in one.model.state_dict().items()}
         descent = torch.optim.SGD(one.model.generator.parameters(), lr=1.0)
         (xa, ya), (xb, yb) = list(one.batches(0, 0))[:2]
         micro = [(torch.cat([xa, xb]), torch.cat([ya, yb]))] if joined else [(xa, ya), (xb, yb)]
         optimizers = {"generator": one.fabric.setup_optimizers(descent)}
-        train.update(one.fabric, one.model, optimizers, micro, 0, 0.0)
+        steps.update(one.fabric, one.model, optimizers, micro, 0, 0.0)
         ends.append({k: v - start[k] for k, v in one.model.state_dict().items()})
     assert ends[0]["generator.tail.3.weight"].abs().max() > 0
     for name, step in ends[0].items():
@@ -230,7 +248,7 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(data: Path) ->
 
 def test_accumulated_batches_meet_the_same_opponent(data: Path) -> None:
     """No batch's generator is judged by discriminators from before their step."""
-    one = train.Trainer.of(small(data), data / "none")
+    one = made(small(data))
     seen, real = [], one.model._fool
 
     def watched(*args: object) -> object:
@@ -239,7 +257,7 @@ def test_accumulated_batches_meet_the_same_opponent(data: Path) -> None:
 
     one.model._fool = watched
     before = next(iter(one.model.discriminators.parameters())).detach().clone()
-    train.update(one.fabric, one.model, one.optimizers, list(one.batches(0, 0))[:3], 100, 1.0)
+    steps.update(one.fabric, one.model, one.optimizers, list(one.batches(0, 0))[:3], 100, 1.0)
     assert len(seen) == 3
     assert all(torch.equal(seen[0], other) for other in seen)
     assert not torch.equal(seen[0], before)
@@ -296,7 +314,7 @@ def test_validation_within_an_epoch_loses_no_loss(data: Path, tmp_path: Path) ->
 
     def counted(self: runlog.Log, values: dict[str, float], *at: int) -> None:
         if "steps_per_second" in values:
-            added.append(self.steps)
+            added.append(len(self.steps))
         real(self, values, *at)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -445,11 +463,11 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(
 
 def test_a_model_that_is_no_number_anymore_is_a_sentence(data: Path, tmp_path: Path) -> None:
     """Where the last step spoilt it, whose loss was still one."""
-    trainer = train.Trainer.of(small(data, "training.ema=0"), tmp_path / "run")
+    one = made(small(data, "training.ema=0"))
     with torch.no_grad():
-        next(trainer.model.generator.parameters()).fill_(torch.nan)
+        next(one.model.generator.parameters()).fill_(torch.nan)
     with pytest.raises(UserError, match="what the model says is no longer finite at step 0"):
-        trainer.validate()
+        one.validate()
 
 
 def test_a_gpu_with_too_little_memory_is_a_sentence(
@@ -458,7 +476,7 @@ def test_a_gpu_with_too_little_memory_is_a_sentence(
     def full(*args: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(train, "update", full)
+    monkeypatch.setattr(trainer, "update", full)
     with pytest.raises(UserError, match=r"too little memory .* make training.batch_size smaller"):
         train.train(small(data), tmp_path / "run")
 

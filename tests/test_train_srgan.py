@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from models._vgg import layers
-from pipeline import checkpoint, convert, settings, split, train
+from pipeline import checkpoint, convert, settings, split, steps, train, trainer
 from pipeline.engine import make_fabric
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
@@ -35,6 +35,7 @@ SMALL = [
     "training.epochs=2",
     "training.log_every_steps=1",
     "training.validation_crops=4",
+    "training.sample_every_epochs=0",
 ]
 
 
@@ -54,6 +55,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202102"])
     write_vgg(home / "vgg.pth")
     return home
+
+
+def made(of: settings.RunSettings) -> trainer.Trainer:
+    return trainer.Trainer.of(of, Path("none"), make_fabric(of.training))
 
 
 def write_vgg(file: Path) -> None:
@@ -126,19 +131,19 @@ def test_stopped_in_either_stage_and_resumed_equals_undisturbed(
     data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In pre-training, at its last step, and among discriminators; the weights' file moved."""
-    real, steps = train.update, []
+    real, seen = trainer.update, []
 
     def counted(*args: object) -> object:
-        steps.append(1)
-        if len(steps) == stop_after:
+        seen.append(1)
+        if len(seen) == stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "update", counted)
+    monkeypatch.setattr(trainer, "update", counted)
     write_vgg(tmp_path / "here.pth")
     first = train.train(small(data, *with_vgg(tmp_path / "here.pth")), tmp_path / "run")
     assert first.position.step == stop_after
-    monkeypatch.setattr(train, "update", real)
+    monkeypatch.setattr(trainer, "update", real)
     (tmp_path / "here.pth").rename(tmp_path / "there.pth")
     with pytest.raises(UserError, match=r"here\.pth: no such file of VGG19 weights"):
         train.train(small(data, *with_vgg(tmp_path / "here.pth")), tmp_path / "run", resume=True)
@@ -160,17 +165,17 @@ def test_every_recipe_resumes_exactly(
 ) -> None:
     more = [*more, "model.pretrain_steps=1", "training.log_every_steps=2"]
     whole = train.train(small(data, *more), tmp_path / "whole").position.step
-    real, steps = train.update, []
+    real, seen = trainer.update, []
 
     def counted(*args: object) -> object:
-        steps.append(1)
-        if len(steps) == whole // 2:
+        seen.append(1)
+        if len(seen) == whole // 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "update", counted)
+    monkeypatch.setattr(trainer, "update", counted)
     assert train.train(small(data, *more), tmp_path / "run").stopped
-    monkeypatch.setattr(train, "update", real)
+    monkeypatch.setattr(trainer, "update", real)
     assert train.train(small(data, *more), tmp_path / "run", resume=True).position.step == whole
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
@@ -231,7 +236,7 @@ def test_a_player_that_rests_is_left_as_it_is() -> None:
     t = settings.TrainSettings(device="cpu")
     model, fabric = Resting(), make_fabric(t)
     optimizers = {
-        name: train.set_up(fabric, torch.optim.Adam(net.parameters(), lr=0.1))
+        name: fabric.setup_optimizers(torch.optim.Adam(net.parameters(), lr=0.1))
         for name, net in model.players().items()
     }
     batches = [(torch.ones(2, 1), torch.ones(2, 1))] * 2
@@ -241,7 +246,7 @@ def test_a_player_that_rests_is_left_as_it_is() -> None:
 
     at = [stand()]
     for step in (0, 1, 2):
-        parts = train.update(fabric, model, optimizers, batches, step, 1.0)  # type: ignore[arg-type]
+        parts = steps.update(fabric, model, optimizers, batches, step, 1.0).parts  # type: ignore[arg-type]
         assert set(parts) == {"one"}
         at.append(stand())
     moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in pairwise(at)]
@@ -252,19 +257,19 @@ def test_a_player_that_rests_is_left_as_it_is() -> None:
 def test_a_discriminator_that_wins_rests_in_the_loop(data: Path) -> None:
     more = ["model.pretrain_steps=0", "model.rest_above=0.01", "model.condition=false"]
     more += ["training.lr_of={generator: 1e-9, discriminator: 1e-2}", "training.schedule=constant"]
-    one = train.Trainer.of(small(data, *more), data / "none")
+    one = made(small(data, *more))
     rested: list[bool] = []
     while len(rested) < 40:
         for micro in one.batches(0, 0):
             before = [p.detach().clone() for p in one.model.discriminator.parameters()]
-            parts = train.update(
+            parts = steps.update(
                 one.fabric,
                 one.model,
                 one.optimizers,
                 [micro],
                 len(rested),
                 one.settings.training.clip,
-            )
+            ).parts
             after = one.model.discriminator.parameters()
             still = all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
             rested.append(still)
@@ -284,10 +289,18 @@ SCHEDULES: list[tuple[str, list[float]]] = [  # of lr at 0, 49, 50 and 90 %
 
 @pytest.mark.parametrize(("override", "shares"), SCHEDULES)
 def test_learning_rates_over_a_run(data: Path, override: str, shares: list[float]) -> None:
-    more = [*override.split("|"), "training.lr=0.01", "training.lr_of={discriminator: 0.02}"]
-    one = train.Trainer.of(small(data, *more), data / "none")
+    more = [
+        *override.split("|"),
+        "training.epochs=25",
+        "training.lr=0.01",
+        "training.lr_of={discriminator: 0.02}",
+    ]
+    one = made(small(data, *more))
+    (micro,) = islice(one.batches(0, 0), 1)
     for done, share in zip((0, 0.49, 0.5, 0.9), shares, strict=True):
-        rates = one.set_rates(round(100 * done), 100)
+        one.position.step = round(one.total_steps * done)
+        rates = one.rates(one.position.step)
+        one.step([micro])
         assert rates == pytest.approx(
             {"lr/generator": 0.01 * share, "lr/discriminator": 0.02 * share}
         )

@@ -1,0 +1,430 @@
+"""Everything of one training that changes while it runs, and what it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import models
+from pipeline import (
+    checkpoint,
+    compilation,
+    demands,
+    engine,
+    familiarity,
+    manifest,
+    metrics,
+    raw_tree,
+    samples,
+    scaling,
+    schedules,
+    tasks,
+)
+from pipeline.checkpoint import Checkpoint, Data
+from pipeline.engine import Average
+from pipeline.errors import UserError
+from pipeline.health import Health, Place, Unhealthy
+from pipeline.loader import Loader, fixed_crops
+from pipeline.metrics import Errors
+from pipeline.prefetch import on_device
+from pipeline.problem import MODEL, Problem
+from pipeline.runlog import Log
+from pipeline.samples import Samples
+from pipeline.scaling import Scaling
+from pipeline.settings import RunSettings
+from pipeline.steps import Batch, Outcome, optimizer_of, update
+from pipeline.tasks import ForecastSettings
+
+# Of a store's attributes, what a model's use and its scores need.
+CARRIED = (
+    "title",
+    "license",
+    "attribution",
+    "projection",
+    "pixel_km",
+    "accumulation_hours",
+    "time_label",
+    "grid_degrees",
+    "grid_degrees_latitude",
+    "grid_degrees_longitude",
+    "native_grid_degrees",
+)
+
+
+@dataclass
+class Position:
+    """Where a training stands."""
+
+    epoch: int = 0  # of the next step
+    batch: int = 0  # of the next step, within its epoch
+    step: int = 0  # steps done
+    best: float = math.inf  # validation RMSE, physical units
+    best_epoch: int = 0  # that held it, counted from 1; 0: none yet
+    stale_epochs: int = 0  # whole ones since that
+
+
+@dataclass
+class Trainer:
+    """Everything of one training that changes while it runs, and what it needs."""
+
+    settings: RunSettings
+    run: Path
+    fabric: Fabric
+    problem: Problem
+    scaling: Scaling
+    geometry: models.Geometry
+    data: Data
+    loader: Loader
+    validation: Tensor  # (n, T, C, h, w), physical units; n windows spread over the eval tracks
+    peak: float  # physical units; the range of the validation's PSNR
+    model: Any  # an nn.Module and a Model
+    optimizers: dict[str, Optimizer]
+    averaged: Average | None
+    health: Health
+    replays: bool = False  # its networks are compiled to CUDA graphs
+    position: Position = field(default_factory=Position)
+    baselines: dict[str, float] = field(default_factory=dict)  # their RMSE, which never changes
+
+    @classmethod
+    def of(cls, settings: RunSettings, run: Path, fabric: Fabric) -> Trainer:
+        """Open the data, build the model. Raises UserError where they do not fit.
+
+        Of several processes each has its share of every batch, and waits for no other here.
+        """
+        t = settings.training
+        opened = raw_tree.opened(settings.data.store)
+        split = manifest.read_split(settings.data.split_file, opened)
+        train_tracks = [opened.track(id) for id in split.part("train")]
+        eval_tracks = [opened.track(id) for id in split.part("eval")]
+        forecast = isinstance(settings.task, ForecastSettings)
+        length = "task.past + task.future" if forecast else "training.sequence_length"
+        task = tasks.build(
+            models.find(settings.model_name).TASK,
+            settings.task,
+            t.sequence_length,
+            opened.channels,
+            demands.shared_grid([*train_tracks, *eval_tracks], settings.task),
+        )
+        demands.refuse_moving(task, t)
+        demands.refuse_turning([opened.channels[i] for i in task.inputs], t)
+        if t.batch_size % fabric.world_size:
+            raise UserError(
+                f"training.batch_size {t.batch_size} cannot be shared among {fabric.world_size} "
+                "devices; use a multiple of that"
+            )
+        loader = Loader(
+            train_tracks,
+            window=task.window,
+            patch=t.patch_size,
+            batch=t.batch_size // fabric.world_size,
+            crops_per_window=t.crops_per_window,
+            augment=t.augment,
+            seed=t.seed,
+            rank=fabric.global_rank,
+            ranks=fabric.world_size,
+            threads=settings.data.threads,
+            read_ahead=settings.data.read_ahead,
+            pinned=fabric.device.type == "cuda",
+            window_setting=length,
+        )
+        scale = scaling.fit(settings.scaling.kind, opened.channels, split.statistics)
+        problem = Problem.of(task, scale)
+        geometry = problem.geometry((train_tracks[0].shape[0], loader.height, loader.width))
+        channels = scaling.scored(opened.channels, split.statistics)
+        torch.manual_seed(t.seed)
+        try:
+            model = models.build(settings.model_name, geometry, settings.model_settings)
+            model = engine.of_all(fabric, model)
+            models.prepare(model)
+        except ValueError as error:
+            raise UserError(f"model {settings.model_name}: {error}") from None
+        players = model.players()
+        if unknown := sorted(set(t.lr_of) - set(players)):
+            raise UserError(
+                f"training.lr_of: {settings.model_name} has no {', '.join(unknown)}; "
+                f"it has {', '.join(players)}"
+            )
+        optimizers = {
+            name: optimizer_of(fabric, t, net.parameters(), t.lr_of.get(name, t.lr))
+            for name, net in players.items()
+        }
+        if fabric.global_rank:  # all begin with the same weights, and go on with other noise
+            torch.manual_seed(t.seed + fabric.global_rank)
+        return cls(
+            settings=settings,
+            run=run,
+            fabric=fabric,
+            problem=problem,
+            scaling=scale,
+            geometry=geometry,
+            data=Data(
+                store=opened.path.name,
+                manifest_hash=opened.manifest_hash,
+                channels=channels,
+                train=list(split.train),
+                eval=list(split.eval),
+                attrs={key: opened.attrs[key] for key in CARRIED if key in opened.attrs},
+                seen=familiarity.seen(train_tracks, split.statistics),
+                grid=tasks.plain(train_tracks[0].grid) if task.located else None,
+                step=demands.one_step([*train_tracks, *eval_tracks], task.window)
+                if forecast
+                else 0,
+            ),
+            loader=loader,
+            validation=fixed_crops(
+                eval_tracks,
+                window=task.scored_window,
+                patch=t.patch_size,
+                count=t.validation_crops,
+                window_setting=length,
+            ),
+            peak=metrics.peak(problem.channels(channels)),
+            model=model,
+            optimizers=optimizers,
+            averaged=Average(model, t.ema) if t.ema else None,
+            health=Health(run, loader.shown_in, overflows=t.precision == "fp16"),
+        )
+
+    def told_model(self) -> str:
+        """Its size, and how far it sees."""
+        count = sum(p.numel() for p in self.model.parameters())
+        sight = models.sight(self.model, self.geometry)
+        far = "the whole field" if sight is None else "{} rows and {} columns away".format(*sight)
+        return (
+            f"{self.settings.model_name}: {count:,} parameters; what it says of a pixel can depend "
+            f"on {far}"
+        )
+
+    def told_schedule(self, epochs: int) -> str:
+        """How the learning rate goes on where it was to end after that many epochs."""
+        t, step = self.settings.training, self.position.step
+        per_epoch = self.steps_per_epoch
+        before = schedules.share_of_lr(t, min(step, epochs * per_epoch - 1), epochs * per_epoch)
+        now = schedules.share_of_lr(t, min(step, t.epochs * per_epoch - 1), t.epochs * per_epoch)
+        if t.epochs <= epochs or math.isclose(before, now):
+            return ""
+        return (
+            f"with training.epochs {t.epochs}, not {epochs}, the schedule {t.schedule} goes on at "
+            f"{100 * now:.3g} % of training.lr, where it would have been at {100 * before:.3g} %"
+        )
+
+    def told_scaling(self) -> dict[str, Any]:
+        """By channel: normalised = (value - centre) / scale, of log1p(value) where so scaled."""
+        plain = self.scaling.plain()
+        return {
+            channel["name"]: {
+                "units": channel["units"],
+                "kind": plain["kinds"][i],
+                **{name: plain[name][i] for name in ("centre", "scale", "neutral")},
+            }
+            for i, channel in enumerate(self.data.channels)
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.loader) // self.settings.training.accumulate)
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.training.epochs * self.steps_per_epoch
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Each player's learning rate at this step, counted from 0, as the log has it."""
+        t = self.settings.training
+        share = schedules.share_of_lr(t, step, self.total_steps)
+        return {f"lr/{name}": t.lr_of.get(name, t.lr) * share for name in self.optimizers}
+
+    def place(self, batches: int) -> Place:
+        """Of the next step, which takes so many batches."""
+        at = self.position
+        return Place(at.step + 1, at.epoch, range(at.batch, at.batch + batches))
+
+    def step(self, batches: list[Batch]) -> Outcome:
+        """One step of every player, at the present position, which moves on."""
+        at, t = self.position, self.settings.training
+        rates, beta1 = self.rates(at.step), schedules.beta1(t, at.step, self.total_steps)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"], group["betas"] = rates[f"lr/{name}"], (beta1, t.beta2)
+        if self.replays:
+            torch.compiler.cudagraph_mark_step_begin()
+        outcome = update(self.fabric, self.model, self.optimizers, batches, at.step, t.clip)
+        if self.averaged:
+            self.averaged.update(self.model)
+        at.step += 1
+        at.batch += len(batches)
+        return outcome
+
+    def compile(self) -> str:
+        """Compile the networks, if the settings ask for it; what to say of it, or "".
+
+        Raises nothing: where it cannot be done the networks stay as they are.
+        """
+        how, t = self.settings.training.compile, self.settings.training
+        if how == "off":
+            return ""
+        late = self.total_steps  # all players take part by then
+        state = engine.random_state(self.fabric)
+        batch = next(self.batches(0, 0))
+
+        def trial(model: Any) -> list[float]:
+            engine.set_random_state(self.fabric, state, t.seed)
+            optimizers = {
+                name: optimizer_of(self.fabric, t, net.parameters(), t.lr_of.get(name, t.lr))
+                for name, net in model.players().items()
+            }
+            found: list[Tensor] = []
+            for step in (0, late, late + 1):
+                if how == "graphs":
+                    torch.compiler.cudagraph_mark_step_begin()
+                made = update(self.fabric, model, optimizers, [batch], step, t.clip)
+                found += [*made.losses.values(), *made.norms.values()]
+            return [float(value) for value in found]
+
+        why = compilation.compile_networks(self.model, how, trial)
+        engine.set_random_state(self.fabric, state, t.seed)
+        if why:
+            return f"training.compile {how} is not to be had here, training goes on without: {why}"
+        self.replays = how == "graphs"
+        return ""
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The rest of an epoch as normalised (x, y); only whole optimizer steps."""
+        end = self.steps_per_epoch * min(self.settings.training.accumulate, len(self.loader))
+        cut = islice(self.loader.epoch(epoch, start), end - start)
+        for frames in on_device(cut, self.fabric.device):
+            yield self.problem.pair(frames)
+
+    def validated(self, log: Log) -> dict[str, float]:
+        scores = engine.by_first(self.fabric, self.validate)
+        log.validated(scores, self.position.step, self.position.epoch)
+        return scores
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """RMSE in physical units on the fixed crops: of the model, and of each baseline."""
+        judged = (self.averaged.module if self.averaged else self.model).eval()
+        rows = [MODEL] if self.baselines else self.problem.rows
+        sums = {row: Errors() for row in rows}
+        for some in torch.arange(len(self.validation)).split(self.settings.training.batch_size):
+            frames = self.fabric.to_device(self.validation[some[0] : some[-1] + 1])
+            donors = None
+            if self.problem.task.borrows:
+                others = self.validation[(some + 1) % len(self.validation)]
+                donors = self.fabric.to_device(others)
+            x, truth = self.problem.task.split(frames, donors)
+            for row in rows:
+                answer = self.guess(judged, x) if row == MODEL else self.problem.of_baseline(row, x)
+                sums[row] += Errors.of(answer, truth, self.peak)
+        self.model.train()
+        found = {row: each.scores()["rmse"] for row, each in sums.items()}
+        self.baselines = self.baselines or {row: found[row] for row in rows[1:]}
+        return {MODEL: found[MODEL], **self.baselines}
+
+    def guess(self, judged: nn.Module, x: Tensor) -> Tensor:
+        with self.fabric.autocast(), compilation.without():
+            answer = judged(self.problem.x.model_input(x)).float()
+        if answer.isnan().any():
+            raise Unhealthy(
+                f"{self.run}: what the model says is no longer finite at step "
+                f"{self.position.step}; lower training.lr, or go back to fp32; the checkpoints are "
+                "from before"
+            )
+        return self.problem.of_model(answer, x)
+
+    def keep(self, score: float) -> None:
+        """After an epoch: note whether it is the best so far, and write the checkpoints."""
+        at = self.position
+        better = self.better(score, at.epoch)
+        at.stale_epochs = at.epoch - at.best_epoch
+        every = self.settings.training.checkpoint_every_epochs
+        kept = f"epoch-{at.epoch:04d}" if every and at.epoch % every == 0 else None
+        for name in filter(None, ("best" if better else None, kept, "last")):
+            self.save(name)
+
+    def better(self, score: float, epoch: int) -> bool:
+        """Note whether it is the best so far; epoch: that it was found in, counted from 1."""
+        at = self.position
+        if score < at.best:
+            at.best, at.best_epoch, at.stale_epochs = score, epoch, 0
+            return True
+        return False
+
+    def draw_samples(self, log: Log) -> None:
+        """The same few validation windows after every epoch, in samples/ and TensorBoard."""
+
+        def draw() -> None:
+            judged = (self.averaged.module if self.averaged else self.model).eval()
+            picture = self.samples.drawn(
+                lambda x: self.guess(judged, self.fabric.to_device(x)),
+                f"epoch {self.position.epoch}",
+            )
+            samples.write(self.run / "samples" / f"epoch-{self.position.epoch:04d}.png", picture)
+            log.sample(picture, self.position.step)
+            self.model.train()
+
+        engine.by_first(self.fabric, draw)
+
+    @cached_property
+    def samples(self) -> Samples:
+        donors = self.validation.roll(-1, 0) if self.problem.task.borrows else None
+        data = self.data
+        return Samples.of(
+            self.problem, data.channels, data.attrs, self.validation, donors, data.step
+        )
+
+    def save(self, name: str) -> None:
+        """Write checkpoints/<name>.ckpt; all processes must come here together."""
+        random = engine.random_state(self.fabric)
+        engine.by_first(self.fabric, lambda: self.write_checkpoint(name, random))
+
+    def write_checkpoint(self, name: str, random: list[dict[str, Any]]) -> None:
+        precision = self.fabric.strategy.precision
+        state = Checkpoint(
+            settings=self.settings,
+            geometry=self.geometry,
+            scaling=self.scaling,
+            data=self.data,
+            weights=self.model.state_dict(),
+            averaged=self.averaged.module.state_dict() if self.averaged else None,
+            training={
+                "position": vars(self.position).copy(),
+                "optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
+                "averaged": self.averaged.count if self.averaged else 0,
+                "scaler": dict(precision.state_dict()),
+                "random": random,
+            },
+        )
+        path = self.run / "checkpoints" / f"{name}.ckpt"
+        if name == "last":
+            checkpoint.keep_previous(path)
+        checkpoint.save(path, state)
+
+    def restore(self, old: Checkpoint, path: Path) -> None:
+        """Stand exactly where the checkpoint was written."""
+        told = ("manifest_hash", "train", "eval")
+        if any(getattr(old.data, key) != getattr(self.data, key) for key in told):
+            raise UserError(
+                f"{path}: trained on another store or split than {self.settings.data.store}; "
+                "resume with the same ones"
+            )
+        state = old.training
+        self.model.load_state_dict(old.weights)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.averaged and old.averaged:
+            self.averaged.module.load_state_dict(old.averaged)
+            self.averaged.count = state["averaged"]
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        engine.set_random_state(self.fabric, state["random"], self.settings.training.seed)
+        self.position = Position(**state["position"])
