@@ -1,4 +1,4 @@
-"""What both benchmarks share: raw trees to measure on, fair rounds, a cold cache, a table."""
+"""What the benchmarks share: raw trees to measure on, fair rounds, a cold cache, a table."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ LIBRARIES = (
 # ---- options and the place to work in
 
 
-def options(about: str, frames: int) -> argparse.ArgumentParser:
+def options(about: str, frames: int, *, cold: bool = True) -> argparse.ArgumentParser:
+    """cold: whether what is measured may be measured with nothing in memory, too."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,13 +66,14 @@ def options(about: str, frames: int) -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=frames, help=f"how many ({frames})")
     parser.add_argument("--size", type=int, default=512, help="of a drawn frame, pixels (512)")
     parser.add_argument("--rounds", type=int, default=5, help="each contestant's measurements (5)")
-    parser.add_argument(
-        "--cold",
-        choices=("fadvise", "drop", "no"),
-        default="fadvise",
-        help="how files leave the memory: asked for each, or (as root) all of the machine's; "
-        "no: measure nothing cold (fadvise)",
-    )
+    if cold:
+        parser.add_argument(
+            "--cold",
+            choices=("fadvise", "drop", "no"),
+            default="fadvise",
+            help="how files leave the memory: asked for each, or (as root) all of the machine's; "
+            "no: measure nothing cold (fadvise)",
+        )
     parser.add_argument(
         "--work", type=Path, help="an empty folder on the disk to measure; drawn frames stay there"
     )
@@ -314,6 +316,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     load: float = field(default_factory=lambda: os.getloadavg()[0])  # of others, at the start
+    beside: dict[str, str] = field(default_factory=dict)  # what figures depend on beyond machine_of
 
     def compare(
         self,
@@ -359,7 +362,7 @@ class Report:
 
     def show(self, args: argparse.Namespace) -> None:
         """Print everything; write it to --json too."""
-        machine = machine_of(Path(args.work or tempfile.gettempdir()), self.load)
+        machine = machine_of(Path(args.work or tempfile.gettempdir()), self.load) | self.beside
         console = Console()
         if not console.is_terminal:
             console = Console(width=WIDTH)

@@ -14,7 +14,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from torch import Tensor, nn
 
 from pipeline import checkpoint
@@ -34,7 +38,8 @@ def make_fabric(t: TrainSettings) -> Fabric:
     device = checkpoint.usable_device(t.device)
     if t.precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    devices, nodes = started() or (t.devices, 1)
+    others = started()
+    devices, nodes = others or (t.devices, 1)
     refuse_devices(t, device, devices)
     for name in ("lightning.fabric", "lightning_fabric"):  # they announce precision and processes
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -48,10 +53,12 @@ def make_fabric(t: TrainSettings) -> Fabric:
         num_nodes=nodes,
         strategy="ddp" if several else "auto",
         precision=PRECISIONS[t.precision],  # type: ignore[arg-type]  # a plain str is a Literal
+        # In a SLURM job without srun, too, the other processes are ours to start
+        plugins=[] if others else [LightningEnvironment()],
     )
     if several:
         fabric.launch()
-    if fabric.global_rank and not started():
+    if fabric.global_rank and not others:
         Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     return fabric
 
@@ -69,9 +76,10 @@ def started() -> tuple[int, int] | None:
     if TorchElasticEnvironment.detect():
         here = int(known["LOCAL_WORLD_SIZE"])
         return here, int(known["WORLD_SIZE"]) // here
-    if SLURMEnvironment.detect() and int(known["SLURM_NTASKS"]) > 1:
-        nodes = int(known.get("SLURM_NNODES", 1))
-        return int(known["SLURM_NTASKS"]) // nodes, nodes
+    tasks = int(known.get("SLURM_STEP_NUM_TASKS", 1))  # of srun; a batch script itself is one
+    if SLURMEnvironment.detect() and tasks > 1:
+        nodes = int(known.get("SLURM_STEP_NUM_NODES", 1))
+        return tasks // nodes, nodes
     return None
 
 
@@ -92,6 +100,14 @@ def refuse_devices(t: TrainSettings, device: torch.device, devices: int) -> None
             f"training.devices is {devices}, and this machine has {torch.cuda.device_count()} GPU; "
             "use fewer"
         )
+
+
+def lost_another(fabric: Fabric, error: RuntimeError) -> bool:
+    """Whether it says that another process does not answer any more."""
+    told = str(error)
+    return fabric.world_size > 1 and (
+        isinstance(error, dist.DistError) or "gloo" in told or "NCCL" in told
+    )
 
 
 def parted(fabric: Fabric) -> None:

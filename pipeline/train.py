@@ -79,6 +79,15 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
             if fabric.is_global_zero:
                 raise
             raise SystemExit(1) from None
+        except RuntimeError as error:
+            if not engine.lost_another(fabric, error):
+                raise
+            if not fabric.is_global_zero:
+                raise SystemExit(1) from None
+            raise UserError(
+                f"{run}: another process of this training has ended (its own words are above, if "
+                "it had any); run the same command again with --resume"
+            ) from None
         finally:
             engine.parted(fabric)
 

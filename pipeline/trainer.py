@@ -38,6 +38,7 @@ from pipeline.loader import Loader, fixed_crops
 from pipeline.metrics import Errors
 from pipeline.prefetch import on_device
 from pipeline.problem import MODEL, Problem
+from pipeline.progress import say
 from pipeline.runlog import Log
 from pipeline.samples import Samples
 from pipeline.scaling import Scaling
@@ -273,6 +274,7 @@ class Trainer:
         how, t = self.settings.training.compile, self.settings.training
         if how == "off":
             return ""
+        say("compiling the networks, after a trial without; this takes minutes")
         late = self.total_steps  # all players take part by then
         state = engine.random_state(self.fabric)
         batch = next(self.batches(0, 0))

@@ -41,6 +41,13 @@ DIGITS = {
     "valid_min": 0.0,
     "valid_max": 1.0,
 }
+WIND = {
+    "name": "u10",
+    "long_name": "10 metre U wind component",
+    "units": "m s-1",
+    "valid_min": -60.0,
+    "valid_max": 60.0,
+}
 GRID = Grid(np.arange(60.0, 55.0, -0.25), np.arange(0.0, 6.0, 0.25))  # 20 rows, 24 columns
 AREA = (1.0, 5.75, 55.25, 60.0)  # 20 x 20 of them
 REGION = (2.0, 3.75, 57.0, 58.75)  # 8 x 8
@@ -57,7 +64,7 @@ def problem(channels, kind, grid=None, window=1, **settings):
 def fields(channel, n, T, H, W, seed=0):
     """(n, T, 1, H, W): no two pixels alike, all of them within the scale of their colours."""
     share = np.random.default_rng(seed).uniform(0.01, 0.99, (n, T, 1, H, W)).astype(np.float32)
-    low, high = {"K": (185, 305), "mm": (0, 20), "1": (0, 1)}[channel["units"]]
+    low, high = {"K": (185, 305), "mm": (0, 20), "1": (0, 1), "m s-1": (-50, 50)}[channel["units"]]
     return torch.from_numpy(low + (high - low) * share)
 
 
@@ -92,12 +99,19 @@ def digits():
     return Samples.of(posed, [DIGITS], {}, fields(DIGITS, 4, 10, 64, 64))
 
 
+def wide():
+    """Of small panels."""
+    posed = problem([WIND], "forecast", past=1, future=2)
+    return Samples.of(posed, [WIND], {}, fields(WIND, 2, 3, 40, 100), step=600)
+
+
 MADE = {
     "kelvin": kelvin,
     "rain": rain,
     "ahead": ahead,
     "of_a_region": of_a_region,
     "digits": digits,
+    "wide": wide,
 }
 every = pytest.mark.parametrize("name", MADE)
 
@@ -230,7 +244,7 @@ def test_a_bright_wrong_answer_stands_in_the_error_panel(name):
 @every
 def test_titles_tell_the_error_of_each_frame(name):
     made = built(name)
-    unit = {"K": " K", "mm": " mm", "1": ""}[made.channel["units"]]
+    unit = {"1": ""}.get(made.channel["units"], f" {made.channel['units']}")
     titles = [panel.title for panel in panels(made, right(made, 0.25))]
     assert sum(title.endswith(f"RMSE 0.25{unit}") for title in titles) == len(made.times)
     sample = made.samples[0]
@@ -308,6 +322,11 @@ def test_of_a_region_the_whole_area_is_shown_with_a_box():
     left, right_, bottom, top = (round(side) for side in observed.box)
     inside = observed.field[20 * k - top : 20 * k - bottom, left:right_][::k, ::k]
     assert np.array_equal(inside, made.samples[0].baseline[0].numpy())  # persistence
+    within = pictures.coloured(inside[1:-1, 1:-1], made.look).repeat(k, 0).repeat(k, 1)
+    top, left = places(plain("of_a_region"), within)[0]
+    across = plain("of_a_region")[top + 3 * k, left - 2 * k : left].astype(int)
+    assert (across < 60).all(-1).any()  # a black line under a white one
+    assert (across > 180).all(-1).any()
 
 
 def test_what_is_said_outside_the_region_changes_nothing():
@@ -373,6 +392,7 @@ def test_missing_pixels_are_hatched_and_have_no_error():
         for key in ("facecolor", "edgecolor")
     )
     assert (missing == ground).all(-1).mean() > 0.4
+    assert not (missing == 255).all(-1).any()
     assert (np.abs(missing.astype(int) - line).max(-1) < 60).mean() > 0.05  # its hatching
     for panel in panels(made, usual(made)):
         assert np.isnan(panel.field[16 * k :]).all()  # nothing is invented there
