@@ -12,12 +12,15 @@ all frames of a window alike. Both cost no more than what is usual.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -68,12 +71,12 @@ class Triplets(Dataset):
         return F.avg_pool2d(y, SCALE), y
 
 
-@contextlib.contextmanager
 def from_files(
     tracks: Sequence[Sequence[Path]], patch: int, batch: int, device: torch.device
-) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-    """Shuffled batches without end; the workers are ended afterwards."""
+) -> Iterator[Any]:
+    """Shuffled batches (x, y) without end."""
     triplets = Triplets(tracks, patch)
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # as many as people take
     loader = DataLoader(
         triplets,
         batch,
@@ -83,17 +86,7 @@ def from_files(
         pin_memory=device.type == "cuda",
         persistent_workers=True,
     )
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield from loader
-
-    made = batches()
-    try:
-        yield made
-    finally:
-        made.close()
-        del loader
+    return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 def settle() -> None:

@@ -239,8 +239,10 @@ def random_state(fabric: Fabric) -> list[dict[str, Any]]:
     return states
 
 
-def set_random_state(fabric: Fabric, states: list[dict[str, Any]], seed: int) -> None:
+def set_random_state(fabric: Fabric, states: Any, seed: int) -> None:
     """As they were; a process that was not there then begins with a seed of its own."""
+    if isinstance(states, dict):  # from before there were several processes
+        states = [states]
     if fabric.global_rank >= len(states):
         torch.manual_seed(seed + fabric.global_rank)
         return

@@ -22,7 +22,6 @@ from pipeline.metrics import Errors
 from pipeline.pictures import Extent, Look, Panel
 from pipeline.problem import Problem
 from pipeline.reporting.storyboard import middle
-from pipeline.reporting.summary import capital
 from pipeline.reporting.windows import shrunk
 from pipeline.reporting.words import DASH, TIMES, after, ahead, length, listed, method
 from pipeline.scorecard import Yardstick
@@ -158,9 +157,11 @@ class Samples:
             rows = [list(chain.from_iterable(row)) for row in zip(*blocks, strict=True)]
         else:
             rows = list(chain.from_iterable(blocks))
+        return self.painted(self.heading(title), self.told(), rows, len(blocks[0][0]))
+
+    def heading(self, title: str) -> str:
         name = self.channel["long_name"]
-        heading = f"{title}: {name}" if title else capital(name)
-        return self.painted(heading, self.told(), rows, len(blocks[0][0]))
+        return f"{title}: {name}" if title else name[:1].upper() + name[1:]
 
     @property
     def forecast(self) -> bool:
@@ -241,9 +242,8 @@ class Samples:
         """Of one whole frame, whatever part of it is drawn."""
         of = Errors.of(values[place], sample.truth[place], self.yardstick.peak)
         found = of.scores()["rmse"]
-        return "RMSE " + (
-            DASH if math.isnan(found) else f"{found:.4g}{after(self.yardstick.units)}"
-        )
+        written = DASH if math.isnan(found) else f"{found:#.4g}".rstrip(".")
+        return f"RMSE {written}{after(self.yardstick.units)}"
 
     def lead(self, place: int) -> str:
         steps = self.times[place] + 1

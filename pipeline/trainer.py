@@ -60,6 +60,7 @@ CARRIED = (
     "grid_degrees_longitude",
     "native_grid_degrees",
 )
+LATE = 10**9  # a step at which all players of any model take part
 
 
 @dataclass
@@ -275,7 +276,6 @@ class Trainer:
         if how == "off":
             return ""
         say("compiling the networks, after a trial without; this takes minutes")
-        late = self.total_steps  # all players take part by then
         state = engine.random_state(self.fabric)
         batch = next(self.batches(0, 0))
 
@@ -286,7 +286,7 @@ class Trainer:
                 for name, net in model.players().items()
             }
             found: list[Tensor] = []
-            for step in (0, late, late + 1):
+            for step in (0, LATE, LATE + 1):
                 if how == "graphs":
                     torch.compiler.cudagraph_mark_step_begin()
                 made = update(self.fabric, model, optimizers, [batch], step, t.clip)
@@ -369,7 +369,7 @@ class Trainer:
             judged = (self.averaged.module if self.averaged else self.model).eval()
             picture = self.samples.drawn(
                 lambda x: self.guess(judged, self.fabric.to_device(x)),
-                f"epoch {self.position.epoch}",
+                f"Epoch {self.position.epoch}",
             )
             samples.write(self.run / "samples" / f"epoch-{self.position.epoch:04d}.png", picture)
             log.sample(picture, self.position.step)

@@ -246,11 +246,11 @@ def test_titles_tell_the_error_of_each_frame(name):
     made = built(name)
     unit = {"1": ""}.get(made.channel["units"], f" {made.channel['units']}")
     titles = [panel.title for panel in panels(made, right(made, 0.25))]
-    assert sum(title.endswith(f"RMSE 0.25{unit}") for title in titles) == len(made.times)
+    assert sum(title.endswith(f"RMSE 0.2500{unit}") for title in titles) == len(made.times)
     sample = made.samples[0]
     for baseline, truth in zip(sample.baseline, sample.truth, strict=True):
         rmse = float((baseline - truth).square().mean().sqrt())
-        assert any(title.endswith(f"RMSE {rmse:.4g}{unit}") for title in titles)
+        assert any(title.endswith(f"RMSE {rmse:#.4g}{unit}") for title in titles)
 
 
 def test_made_finer_a_row_shows_each_method_between_what_was_given_and_the_truth():
@@ -403,7 +403,7 @@ def test_a_window_without_any_truth_has_no_score():
     frames = torch.full((1, 1, 1, 16, 16), torch.nan)
     made = Samples.of(problem([INFRARED], "superres"), [INFRARED], {}, frames)
     titles = [panel.title for panel in panels(made, usual(made))]
-    assert titles[2] == "Model, RMSE \N{EN DASH}"
+    assert titles[2] == "Model, RMSE \N{EN DASH} K"
     assert titles[0] == "Window 1: low-res, 1 / 4"
     made.drawn(usual(made))
 
@@ -445,6 +445,8 @@ def test_scales_are_those_of_the_reports():
     made = kelvin()
     assert (made.errors.low, made.errors.high) == (-10, 10)
     assert made.errors.label == "model minus truth [K]"
+    assert made.heading("") == "Brightness temperature"
+    assert made.heading("Epoch 2") == "Epoch 2: brightness temperature"
 
 
 def test_an_interpolated_truth_is_called_so():
