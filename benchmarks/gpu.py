@@ -46,14 +46,17 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent / "tests"
 BUDGET = 540.0  # seconds
 LEAST = 15.0  # seconds left, below which no part is begun
+UNCOMPILED = {
+    "TORCHDYNAMO_DISABLE": "1"
+}  # --quick: torch.compile changes nothing, and takes no time
 LARGE = 256 * MIB  # bytes of a copy that is limited by the bus alone
 TOLD = 15  # last lines of a part that failed
 
 WAYS = {
     "fp32": [],
     "bf16": ["--precision", "bf16"],
-    "bf16, compiled": ["--precision", "bf16", "--compile", "on"],
     "bf16, graphs": ["--precision", "bf16", "--compile", "graphs"],
+    "bf16, compiled": ["--precision", "bf16", "--compile", "on"],  # least missed: the last part
 }
 # Where a model's own defaults are not those that were published.
 PUBLISHED = {
@@ -89,18 +92,23 @@ def parts(args: argparse.Namespace) -> Iterator[Part]:
         same += ["--quick", "--size", "128"]
     short = [*same, "--rounds", "3", "--seconds", "0.6"]
     own, train = str(HERE / "gpu.py"), str(HERE / "train.py")
+    *first, last = WAYS
+
+    def training(way: str) -> Part:
+        return Part(f"training, {way}", [train, *WAYS[way], *short], 170)
+
+    yield from map(training, first)
     yield Part("tests marked gpu", [own, "--part", "tests", *same], 120)
-    for name, words in WAYS.items():
-        yield Part(f"training, {name}", [train, *words, *short], 150)
     yield Part("copies", [own, "--part", "copies", *same], 60)
     yield Part("inference", [own, "--part", "inference", *same], 60)
     for name in models.names():
         wide = [f"--set=model.{word}" for word in PUBLISHED.get(name, ()) if not args.quick]
         alone = ["--model", name, "--arch", "residual", "--no-plain", "--precision", "bf16", *wide]
         yield Part(f"model {name}", [train, *alone, *same, "--rounds", "2", "--seconds", "0.3"], 60)
+    yield training(last)
 
 
-def run(part: Part, file: Path, seconds: float) -> dict[str, Any]:
+def run(part: Part, file: Path, seconds: float, quick: bool) -> dict[str, Any]:
     """Its report, or why there is none."""
     limit, begun = min(part.limit, seconds), time.monotonic()
     words = [sys.executable, *part.words, "--json", str(file)]
@@ -110,6 +118,7 @@ def run(part: Part, file: Path, seconds: float) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, **(UNCOMPILED if quick else {})},
         start_new_session=True,  # so that its own processes end with it
     ) as process:
         try:
@@ -242,7 +251,7 @@ def inference(args: argparse.Namespace, report: Report) -> None:
         there = answers.posed(frame, split=False)
         contestants: dict[str, Callable[[], float]] = {
             "alone": Stretch(partial(answers.of, MODEL, there), device, args.seconds),
-            "whole": Stretch(lambda: whole() and None, device, args.seconds),
+            "whole": Stretch(whole, device, args.seconds),
         }
         found = in_turns(contestants, args.rounds, warm=False)
     what = f"frames of {side} made {4 * side}"
@@ -291,12 +300,13 @@ def every_part(args: argparse.Namespace) -> None:
         "parts": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        for number, part in enumerate(parts(args)):
+        wanted = (part for part in parts(args) if (args.only or "") in part.name)
+        for number, part in enumerate(wanted):
             left = args.budget - (time.monotonic() - begun)
             if left < LEAST:
                 found: dict[str, Any] = {"failed": f"--budget {args.budget:g} s was spent before"}
             else:
-                found = run(part, Path(folder) / f"{number}.json", left)
+                found = run(part, Path(folder) / f"{number}.json", left, args.quick)
             told["parts"][part.name] = found
             told["seconds"] = round(time.monotonic() - begun, 1)
             args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
@@ -321,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--work", type=Path, help="a folder to work in; drawn frames stay there")
     add("--device", default="cuda", help="cuda, cuda:1; cpu with --quick (cuda)")
     add("--quick", action="store_true", help="all parts at toy size: do they run?")
+    add("--only", metavar="WORD", help="only the parts whose name has it")
     add("--part", choices=sorted(OWN), help="one part alone, of those that are no script")
     add("--size", type=int, default=512, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -40,9 +41,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from pipeline import checkpoint, engine, runlog, split
+from pipeline import budget, checkpoint, engine, runlog, split
 from pipeline import settings as run_settings
 from pipeline.convert import ConvertSettings, convert
+from pipeline.errors import UserError
 from pipeline.prefetch import on_device
 from pipeline.progress import muted
 from pipeline.runlog import Log
@@ -185,7 +187,8 @@ def ours(settings: RunSettings, run: Path, report: Report) -> Iterator[Ours]:
 
 def counted(work: Callable[[], None]) -> int:
     """Floating-point operations of convolutions and matrix products; two for each multiply-add."""
-    with FlopCounterMode(display=False) as counter:
+    own = {torch.ops.aten.convolution_backward: budget.flops_of_way_back}  # knows of groups
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
         work()
     return counter.get_total_flops()
 
@@ -196,12 +199,13 @@ def counted(work: Callable[[], None]) -> int:
 class Stretch:
     """Iterations per second over some of them, the device's work included.
 
-    before, after: what is not timed.
+    before, after: what is not timed. cpu: of each stretch, the process's own seconds per iteration,
+    of all its threads.
     """
 
     def __init__(
         self,
-        step: Callable[[], None],
+        step: Callable[[], object],
         device: torch.device,
         seconds: float,
         log_every: int = 1,
@@ -210,6 +214,7 @@ class Stretch:
     ) -> None:
         self.step, self.device = step, device
         self.before, self.after = before, after
+        self.cpu: list[float] = []
         self.count = 1
         if device.type == "cuda":
             self.count = WARM
@@ -221,11 +226,12 @@ class Stretch:
     def __call__(self) -> float:
         self.before()
         finish(self.device)
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), time.process_time()
         for _ in range(self.count):
             self.step()
         finish(self.device)
         passed = time.perf_counter() - begun
+        self.cpu.append((time.process_time() - spent) / self.count)
         self.after()
         return self.count / passed
 
@@ -235,7 +241,7 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def products(kind: str, device: torch.device, side: int) -> Callable[[], None]:
+def products(kind: str, device: torch.device, side: int) -> Callable[[], object]:
     """A product of large square matrices, in that precision (fp32 on a GPU: TF32, as in eddy)."""
     one = torch.randn(side, side, device=device, dtype=DTYPES[kind])
     other, room = torch.randn_like(one), torch.empty_like(one)
@@ -253,58 +259,85 @@ def subjects(args: argparse.Namespace) -> dict[str, tuple[str, list[str]]]:
 
 
 def measure(args: argparse.Namespace, data: Data, report: Report, device: torch.device) -> None:
-    plainly = args.model == TEMPOGAN and args.plain
+    flops: dict[str, int] = {}
+    contestants: dict[str, Stretch] = {}
     with ExitStack() as inside:
         inside.enter_context(muted())
-        if plainly:  # first: its workers begin as copies of this process
+        files = None
+        if args.model == TEMPOGAN and args.plain:
             tracks = data.tree.files[:-1]
             files = _plain.from_files(tracks, args.patch, args.batch, device)
-            first = next(files)
-        before = memory_before(device)
-        made: dict[str, Ours] = {}
+            first = next(files)  # now: its workers begin as copies of this process
+        before = memory(device)
+        trainings: dict[str, Ours] = {}
         for name, (model, more) in subjects(args).items():
             settings = settings_of(args, model, more, data)
-            made[name] = inside.enter_context(ours(settings, data.home / name, report))
-
-        stretch = partial(Stretch, device=device, seconds=args.seconds)
-        contestants: dict[str, Callable[[], float]] = {}
-        for name, each in made.items():
+            each = inside.enter_context(ours(settings, data.home / name, report))
+            trainings[name], flops[name] = each, each.flops
+        for name, each in trainings.items():
             every = each.trainer.settings.training.log_every_steps
-            contestants[f"{name}, loader"] = stretch(each.from_loader, log_every=every)
-            contestants[f"{name}, held"] = stretch(each.held, log_every=every)
-        flops = {name: each.flops for name, each in made.items()}
-        peaks = {name: memory_peak(device) for name in made} if len(made) == 1 else {}
-        if plainly:
+            stretch = partial(Stretch, device=device, seconds=args.seconds, log_every=every)
+            contestants[f"{name}, loader"] = stretch(each.from_loader)
+            contestants[f"{name}, held"] = stretch(each.held)
+        if len(trainings) == 1:
+            memory_of(report, name, each.trainer, before, device)
+        if files:
             loop = _plain.Plain(device)
-            held = [part.to(device) for part in first]
-            flops[PLAIN_HELD] = counted(partial(loop.step, *held))
-
-            def drained() -> None:
-                """What workers made while others had their turn is not this turn's."""
-                for _ in range(_plain.AHEAD):
-                    next(files)
-
-            contestants[PLAIN] = stretch(
-                lambda: loop.step(*next(files)), before=drained, after=_plain.settle
-            )
-            contestants[PLAIN_HELD] = stretch(partial(loop.step, *held))
+            flops[PLAIN_HELD] = counted(partial(loop.step, *first))
+            contestants |= plain(args, loop, files, first, device)
+            operations = flops[PLAIN_HELD] / 1e9
+            report.note(f"plain loop: {operations:,.1f} GFLOP per iteration, in float32")
         side = 256 if args.quick else SIDE[device.type]
-        kinds = {args.precision, "fp32"} if plainly else {args.precision}
+        kinds = {args.precision, *(["fp32"] if files else [])}
         for kind in sorted(kinds):
-            contestants[kind] = stretch(products(kind, device, side))
+            contestants[kind] = Stretch(products(kind, device, side), device, args.seconds)
 
-        for each in made.values():
+        for each in trainings.values():
             each.waited = 0.0
         found = in_turns(contestants, args.rounds, warm=False)  # each has had its first steps
         rates = {kind: [2 * side**3 / 1e9 * rate for rate in found[kind]] for kind in kinds}
         tell(args, report, device, found, flops, rates, f"matmul of {side}")
-        for name, each in made.items():
-            spent = args.rounds * contestants[f"{name}, loader"].count  # type: ignore[attr-defined]
-            report.state(f"{name}, next batch", [1000 * each.waited / spent], "ms")
-            count = sum(p.numel() for p in each.trainer.model.parameters())
-            report.note(f"{name}: {count:,} parameters, {each.flops / 1e9:,.1f} GFLOP per step")
-        for name, peak in peaks.items():
-            memory_of(report, name, made[name].trainer, peak, before)
+        if files and device.type == "cpu":
+            cpu = {what: stretch.cpu[-args.rounds :] for what, stretch in contestants.items()}
+            tell_cpu(args, report, list(trainings), cpu)
+        for name, each in trainings.items():
+            steps = args.rounds * contestants[f"{name}, loader"].count
+            report.state(f"{name}, asking for a batch", [1000 * each.waited / steps], "ms")
+            report.note(about(name, each))
+
+
+def plain(
+    args: argparse.Namespace,
+    loop: _plain.Plain,
+    files: Iterator[Any],
+    batch: Sequence[Tensor],
+    device: torch.device,
+) -> dict[str, Stretch]:
+    """The plain loop, on files and on a batch that is held."""
+
+    def drained() -> None:
+        """What workers made while others had their turn is not this turn's."""
+        for _ in range(_plain.AHEAD):
+            next(files)
+
+    def step() -> None:
+        loop.step(*next(files))
+
+    x, y = (part.to(device) for part in batch)
+    return {
+        PLAIN: Stretch(step, device, args.seconds, before=drained, after=_plain.settle),
+        PLAIN_HELD: Stretch(partial(loop.step, x, y), device, args.seconds),
+    }
+
+
+def about(name: str, of: Ours) -> str:
+    trainer, geometry = of.trainer, of.trainer.geometry
+    count = sum(p.numel() for p in trainer.model.parameters())
+    shapes = " -> ".join("x".join(map(str, shape)) for shape in (geometry.x, geometry.y))
+    return (
+        f"{name}: {trainer.settings.training.batch_size} windows of {shapes} (T, C, H, W), "
+        f"{count:,} parameters, {of.flops / 1e9:,.1f} GFLOP per iteration"
+    )
 
 
 def tell(
@@ -338,24 +371,60 @@ def tell(
         report.compare(what, each, f"{product}, {kind}", products[kind], unit="GFLOP/s")
 
 
+def tell_cpu(
+    args: argparse.Namespace, report: Report, names: list[str], cpu: dict[str, list[float]]
+) -> None:
+    """What an iteration costs, whoever else is at work on the machine."""
+    for name in names:
+        report.compare(
+            f"{name}, held, CPU time",
+            cpu[f"{name}, held"],
+            PLAIN_HELD,
+            cpu[PLAIN_HELD],
+            unit="s",
+            better="time",
+            target=None if args.quick else CPU_GOAL,
+        )
+
+
 # ---- memory
 
 
-def memory_before(device: torch.device) -> int:
-    """Bytes of tensors on a GPU that are others'."""
+def memory(device: torch.device) -> int:
+    """Bytes of the tensors on a GPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def memory_peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+def memory_of(
+    report: Report, name: str, trainer: Trainer, before: int, device: torch.device
+) -> None:
+    """What one training alone needs, beside what the dry run says of it.
 
-
-def memory_of(report: Report, name: str, trainer: Trainer, peak: int | None, before: int) -> None:
-    """At most of one training alone; beside what the dry run says of it, where there is one."""
-    if peak is None:
-        report.skip(f"{name}, peak memory", "only a GPU's tensors are counted")
+    before: bytes of tensors there that are not its own.
+    """
+    try:
+        said = budget.Budget(budget.Case.of(trainer, trainer.settings)).present
+    except (UserError, ValueError, RuntimeError) as error:
+        report.skip(f"{name}, the dry run's memory", f"{type(error).__name__}: {error}")
         return
-    report.state(f"{name}, peak memory", [(peak - before) / MIB], "MiB")
+    if device.type != "cuda":
+        report.state(f"{name}, tensors by the dry run", [said.tensors / MIB], "MiB")
+        report.skip(f"{name}, peak of its tensors", "only a GPU's are counted")
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    pairs = {
+        "peak of its tensors": (torch.cuda.max_memory_allocated(device) - before, said.tensors),
+        "memory of the GPU": (total - free, said.needs),
+    }
+    for what, (found, expected) in pairs.items():
+        report.compare(
+            f"{name}, {what}",
+            [found / MIB],
+            "the dry run",
+            [expected / MIB],
+            unit="MiB",
+            better="cost",
+        )
 
 
 # ---- the whole
@@ -407,7 +476,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parsed(arguments)
-    device = checkpoint.usable_device(args.device)
+    try:
+        device = checkpoint.usable_device(args.device)
+    except UserError as error:
+        sys.exit(str(error))
     asked = f"{args.precision}, training.compile {args.compile}"
     report = Report(f"Training: iterations per second; {asked}", beside=gpu_of(device))
     with working_folder(args.work) as home, ExitStack() as done:
@@ -415,7 +487,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = make_data(args, home, report)
         if args.quick:
             report.note("quick: too short and too small for its figures to mean anything")
-        report.note(f"batches of {args.batch} windows")
         measure(args, data, report, device)
     report.show(args)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 
 from pipeline.errors import UserError
 from pipeline.progress import say
@@ -45,21 +46,21 @@ class Health:
 
     def look(self, steps: Sequence[tuple[Place, Mapping[str, float]]]) -> None:
         """Raises Unhealthy naming the first step that went wrong, and its frames."""
+        losses: dict[str, list[float]] = {}
+        for _, values in steps:
+            for name, value in values.items():
+                if name.startswith("player/") and math.isfinite(value):
+                    losses.setdefault(name, []).append(abs(value))
+        for name, found in losses.items():
+            # Not the mean: what explodes among the first steps must not become what is usual
+            self.usual.setdefault(name, max(1.0, median_low(found)))
         for place, values in steps:
             for name, value in values.items():
-                if math.isfinite(value) or (self.overflows and name.startswith("grad_norm/")):
-                    continue
-                raise Unhealthy(self.told(f"{name} is no longer finite", place))
-        losses: dict[str, list[tuple[Place, float]]] = {}
-        for place, values in steps:
-            for name in values:
-                if name.startswith("player/"):
-                    losses.setdefault(name, []).append((place, abs(values[name])))
-        for name, of_steps in losses.items():
-            mean = sum(value for _, value in of_steps) / len(of_steps)
-            usual = self.usual.setdefault(name, max(1.0, mean))
-            for place, value in of_steps:
-                if value > EXPLODED * usual:
+                if not math.isfinite(value):
+                    if self.overflows and name.startswith("grad_norm/"):
+                        continue
+                    raise Unhealthy(self.told(f"{name} is no longer finite", place))
+                if name.startswith("player/") and abs(value) > EXPLODED * self.usual[name]:
                     raise Unhealthy(self.told(f"{name} has exploded to {value:.3g}", place))
 
     def told(self, what: str, place: Place) -> str:

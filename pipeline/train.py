@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import atomic, checkpoint, engine
+from pipeline import atomic, budget, checkpoint, engine
 from pipeline import settings as run_settings
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
@@ -74,6 +74,7 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
         try:
             return begun(settings, run, resume, fabric)
         except torch.cuda.OutOfMemoryError:
+            engine.parted(fabric)  # what follows must not wait for other processes
             raise UserError(too_large(settings, run)) from None
         except Unhealthy:
             if fabric.is_global_zero:
@@ -174,9 +175,12 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
 
 def too_large(settings: RunSettings, run: Path) -> str:
     """What to say of a training that a GPU's memory does not hold."""
+    told = f"{run}: the GPU has too little memory for this training"
+    if way := budget.way_out(settings, run):
+        return f"{told}; {way}"
     forecast = isinstance(settings.task, ForecastSettings)
     return (
-        f"{run}: the GPU has too little memory for this training; make training.batch_size smaller "
+        f"{told}; make training.batch_size smaller "
         "(training.accumulate makes the same step of more batches), set training.precision to "
         f"bf16, take a smaller training.patch_size{', a larger task.coarsen' if forecast else ''} "
         "or a smaller model"

@@ -13,6 +13,7 @@ VERBS = {
     "verify",
     "split",
     "train",
+    "rehearse",
     "infer",
     "inspection",
     "evaluate",

@@ -301,6 +301,7 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path, start: Start, na
     assert "grad" not in two[0].said
 
 
+@pytest.mark.slow
 def test_accumulated_and_clipped(data: Path, tmp_path: Path, start: Start) -> None:
     """The norm that is clipped is that of the whole batch's gradient; and discriminators rest."""
     more = ["training.accumulate=2", "training.clip=0.001", "training.crops_per_window=2"]
@@ -357,7 +358,7 @@ def position(run: Path) -> dict[str, Any]:
     return state["position"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_is_told_to_stop_and_all_do(
     data: Path, tmp_path: Path, start: Start, whole: Path, told: int
 ) -> None:
@@ -373,6 +374,7 @@ def test_one_is_told_to_stop_and_all_do(
     assert logged(run) == logged(whole)
 
 
+@pytest.mark.slow
 def test_what_two_began_one_ends_and_the_other_way_round(
     data: Path, tmp_path: Path, start: Start
 ) -> None:
@@ -405,7 +407,7 @@ def half(plain, file, **more):
 """
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_kill_9_of_one_ends_the_other(
     data: Path, tmp_path: Path, start: Start, whole: Path, killed: int
 ) -> None:
@@ -507,6 +509,7 @@ def test_devices_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         engine.make_fabric(several.model_copy(update={"device": "cuda"}))
 
 
+@pytest.mark.slow
 def test_a_run_named_after_the_time_is_one_folder(data: Path, tmp_path: Path, start: Start) -> None:
     """Though one process asks the clock later than the other."""
     where = f"import os, time; os.chdir({str(tmp_path)!r})"
@@ -524,6 +527,7 @@ def test_a_run_named_after_the_time_is_one_folder(data: Path, tmp_path: Path, st
 CLI = [sys.executable, str(ROOT / "cli.py"), "train"]
 TORCHRUN = [
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+    "--",  # else it takes --run for one of its own
     str(ROOT / "cli.py"), "train",
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
