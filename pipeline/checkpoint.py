@@ -18,6 +18,7 @@ import models
 from models import Geometry
 from pipeline import atomic, tasks
 from pipeline.errors import UserError
+from pipeline.exporting import folder
 from pipeline.problem import Problem
 from pipeline.progress import say
 from pipeline.scaling import Scaling
@@ -110,23 +111,30 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises UserError or OSError when the disk refuses.
     """
-    plain = {
+    whole = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "settings": checkpoint.settings.model_dump(mode="json"),
-        "geometry": asdict(checkpoint.geometry),
-        "scaling": checkpoint.scaling.plain(),
-        "data": asdict(checkpoint.data),
+        **plain(checkpoint),
         "weights": checkpoint.weights,
         "averaged": checkpoint.averaged,
         "training": checkpoint.training,
     }
     try:
         with atomic.replacing(path) as temporary:
-            torch.save(plain, temporary)
+            torch.save(whole, temporary)
     except RuntimeError as error:  # torch's own writer says so when the disk is full
         reason = " ".join(str(error).split())[:80]
         raise UserError(f"{path}: could not be written (is the disk full? {reason})") from None
+
+
+def plain(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All but the weights and what only a training needs."""
+    return {
+        "settings": checkpoint.settings.model_dump(mode="json"),
+        "geometry": asdict(checkpoint.geometry),
+        "scaling": checkpoint.scaling.plain(),
+        "data": asdict(checkpoint.data),
+    }
 
 
 def keep_previous(last: Path) -> None:
@@ -134,9 +142,10 @@ def keep_previous(last: Path) -> None:
 
     A second name of the same file, which costs no time; where the disk has no such names, a copy.
     """
-    if not last.is_file():
-        return
-    with atomic.replacing(last.with_name(f"{PREVIOUS}.ckpt")) as temporary:
+    previous = last.with_name(f"{PREVIOUS}.ckpt")
+    if not last.is_file() or (previous.is_file() and previous.samefile(last)):
+        return  # the second: a kill came between the two
+    with atomic.replacing(previous) as temporary:
         try:
             temporary.hardlink_to(last)
         except OSError:
@@ -148,8 +157,8 @@ def latest(run: Path) -> tuple[Checkpoint, Path]:
 
     Raises UserError where neither can be read.
     """
-    folder = run / "checkpoints"
-    last, previous = (folder / f"{name}.ckpt" for name in ("last", PREVIOUS))
+    kept = run / "checkpoints"
+    last, previous = (kept / f"{name}.ckpt" for name in ("last", PREVIOUS))
     try:
         return load(last), last
     except UserError:
@@ -162,7 +171,32 @@ def latest(run: Path) -> tuple[Checkpoint, Path]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU. Raises UserError for anything else than a checkpoint."""
+    """Read a checkpoint, or an exported model's settings.json with its weights, onto the CPU.
+
+    Raises UserError for anything else.
+    """
+    found = folder.read(path.parent) if path.name == folder.SETTINGS else of_file(path)
+    try:
+        of_json: dict[str, Any] = {  # which knows no tuples
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in found["geometry"].items()
+        }
+        return Checkpoint(
+            settings=RunSettings(**found["settings"]),
+            geometry=Geometry(**of_json),
+            scaling=Scaling.of(found["scaling"]),
+            data=Data(**found["data"]),
+            weights=found["weights"],
+            averaged=found["averaged"],
+            training=found["training"],
+        )
+    except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(repr(error).split())[:200]  # pydantic's own takes several lines
+        raise UserError(f"{path}: a damaged checkpoint ({reason})") from None
+
+
+def of_file(path: Path) -> dict[str, Any]:
+    """What `save` wrote. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint here; run `cli train` first")
     try:
@@ -179,27 +213,17 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a checkpoint of eddy")
     if plain["version"] > FORMAT_VERSION:
         raise UserError(f"{path}: checkpoint version {plain['version']}; update eddy to read it")
-    try:
-        return Checkpoint(
-            settings=RunSettings(**plain["settings"]),
-            geometry=Geometry(**plain["geometry"]),
-            scaling=Scaling.of(plain["scaling"]),
-            data=Data(**plain["data"]),
-            weights=plain["weights"],
-            averaged=plain["averaged"],
-            training=plain["training"],
-        )
-    except (KeyError, TypeError, ValidationError) as error:
-        reason = " ".join(repr(error).split())[:200]  # pydantic's own takes several lines
-        raise UserError(f"{path}: a damaged checkpoint ({reason})") from None
+    return plain
 
 
 def in_run(run: Path, which: str) -> Path:
     """checkpoints/<which>.ckpt of a run; `which` may be best, last or epoch-0010.
 
-    Raises UserError naming those that there are.
+    Of an exported model settings.json. Raises UserError naming those that there are.
     """
     refuse_missing(run, which)
+    if folder.is_one(run):
+        return folder.chosen(run, which)
     files = {path.stem: path for path in (run / "checkpoints").glob("*.ckpt") if path.is_file()}
     if which not in files:
         raise UserError(

@@ -327,11 +327,11 @@ class Deaths:
 
 
 PLACES = {  # and at which of the times that it comes there, at the latest
-    "before an update": 6,
-    "before a rename": 4,
+    "before an update": 4,
+    "before a rename": 3,
     "after a validation": 1,
-    "after an update": 6,
-    "after a rename": 4,
+    "after an update": 4,
+    "after a rename": 3,
     "before a validation": 1,
 }
 
@@ -341,7 +341,7 @@ PLACES = {  # and at which of the times that it comes there, at the latest
 def test_every_model_survives_ten_ends_anywhere(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    asked = small(data, name, *ENDLESS, "training.epochs=8", "training.patch_size=16")
+    asked = small(data, name, *ENDLESS, "training.epochs=10", "training.patch_size=16")
     train.train(asked, tmp_path / "whole")
     run = tmp_path / "run"
     deaths, draw = Deaths(monkeypatch), random.Random(name)
