@@ -14,6 +14,7 @@ VERBS = {
     "split",
     "train",
     "rehearse",
+    "export",
     "infer",
     "inspection",
     "evaluate",

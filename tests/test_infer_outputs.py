@@ -488,7 +488,7 @@ def test_two_at_one_output_are_one_too_many(run, raw, tmp_path, monkeypatch):
     def another(*args, **kwargs):
         with monkeypatch.context() as patch:
             patch.undo()
-        with pytest.raises(UserError, match="another cli infer is writing this output") as caught:
+        with pytest.raises(UserError, match="another process is writing this output") as caught:
             infer(run, raw, out, **QUICK)
         told.append(str(caught.value))
         raise KeyboardInterrupt

@@ -116,7 +116,7 @@ def opened(out: Path, about: Mapping[str, Any]) -> Iterator[Unfinished]:
     the hidden folder, names `out`.
     """
     unfinished = Unfinished(out)
-    told = "another cli infer is writing this output; wait for it, or choose another --out"
+    told = "another process is writing this output; wait for it, or choose another --out"
     try:
         with atomic.claimed(unfinished.folder, told):
             done = False

@@ -1,0 +1,1 @@
+"""What `export` makes a model folder of: its files, its card, and the network as ONNX."""
