@@ -89,7 +89,9 @@ Which = Annotated[str, typer.Option("--checkpoint", help="best, last, or as in e
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="An H5 file, a tree of them, or a store.")],
+    path: Annotated[
+        Path, typer.Argument(help="An H5 file, a tree of them or its archive, or a store.")
+    ],
     ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A tree by its names, sizes and tables only.")
@@ -152,7 +154,8 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Tree of H5 files; NetCDF or PNG files; MNIST digits; a JSON list of files."
+            help="Tree of H5 files, or its archive (the first part, or the folder of all); NetCDF "
+            "or PNG files; MNIST digits; a JSON list of files."
         ),
     ] = Path("data/WP"),
     target: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
@@ -177,7 +180,14 @@ def convert(
     ] = None,
     variable: Annotated[
         list[str] | None,
-        typer.Option(help="NetCDF: its variables, each a channel; commas. PNG: a name."),
+        typer.Option(
+            help="NetCDF: its variables, each a channel; commas. PNG: a name. Digital Typhoon V3: "
+            "infrared, infrared_2, water_vapour, near_infrared, or 1 to 4. Default: all there are."
+        ),
+    ] = None,
+    basin: Annotated[
+        Literal["WP", "AU"] | None,
+        typer.Option(help="Digital Typhoon V3: which basin; each has storms of the same ids."),
     ] = None,
     levels: Annotated[
         str | None, typer.Option(help="NetCDF: pressure levels in hPa, each a channel: 1000,925.")
@@ -250,6 +260,10 @@ def convert(
 
     Example: cli convert data/WP data/WP.zarr
 
+    Example: cli convert downloads/WP.tar.gz00 data/WP.zarr
+
+    Example: cli convert data/V3-2025 data/V3.zarr --basin WP --variable infrared,water_vapour
+
     Example: cli convert era5/ rain.zarr --variable tp --accumulate 24h --track-by month
 
     Example: cli convert mnist/ digits.zarr --clips 2000
@@ -260,6 +274,7 @@ def convert(
     chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
     options = words.asked(
         variable=variable,
+        basin=basin,
         levels=levels,
         region=region,
         resolution=resolution,
@@ -353,7 +368,9 @@ def verify(
     path: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
     source: Annotated[
         Path | None,
-        typer.Option(help="The raw tree too: read every frame again and compare, bit for bit."),
+        typer.Option(
+            help="The raw tree or archive too: read every frame again and compare, bit for bit."
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one per core.")
@@ -401,6 +418,13 @@ def split(
         float | None, typer.Option(help="Instead: the latest tracks, with this share of frames.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    preset: Annotated[
+        Literal["ss-l2", "neurips23"] | None,
+        typer.Option(
+            help="As published. ss-l2: the last two seasons are the test; eval as asked, or the "
+            "season before. neurips23: train before 2005, eval to 2014, test from 2015 on."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
     ] = None,
@@ -409,6 +433,8 @@ def split(
     """Set whole typhoons aside, and add up the statistics of the training ones.
 
     Example: cli split data/WP.zarr --eval-ids 202107,2018-2019
+
+    Example: cli split data/WP.zarr --preset neurips23
     """
     from pipeline import manifest
     from pipeline import split as stage
@@ -423,12 +449,15 @@ def split(
         eval_fraction=eval_fraction,
         eval_last=eval_last,
         seed=seed,
+        preset=preset,
     )
     table = Table("part", "tracks", "triplets", "ids", title=str(file))
     for part in manifest.PARTS:
         ids = getattr(made, part)
         table.add_row(part, str(len(ids)), str(made.triplets[part]), listed(ids))
     console.print(table)
+    if preset:  # what of it whole tracks cannot honour
+        console.print(f"Chosen by {made.selected_by}", markup=False)
     if replaced:
         console.print("Note: this replaces the split that was there")
     if not made.triplets["train"]:

@@ -18,7 +18,7 @@ from pipeline import quality, sources, store
 from pipeline.faults import Fault, frame_name
 from pipeline.ingest import ConvertSettings
 from pipeline.provenance import again, attrs_of, fingerprint, once_more, record_of, settings_of
-from pipeline.sources import FrameError, RawFrame, RawTrack
+from pipeline.sources import FrameError, RawFrame, RawTrack, archive
 from pipeline.workers import Advance
 
 
@@ -43,16 +43,18 @@ def compare(pair: Pair, advance: Advance) -> tuple[int, list[Fault]]:
     times = sources.seconds(pair.raw.frames).tolist()
     faults = list(changes(pair, track, times))
     equal = 0
-    for time, raw in zip(times, pair.raw.frames, strict=True):
-        number = numbers.get(time)
-        if number is not None and number not in pair.damaged:
-            told = difference(pair, track, number, raw)
-            equal += not told
-            if told:
-                name = frame_name(number, time)
-                way_out = again(pair.store, track.id)
-                faults.append(Fault(track.id, f"{name} {told}", way_out))
-        advance()
+    with archive.unpacked(pair.raw, None) as on_disk:
+        for time, raw, named in zip(times, on_disk.frames, pair.raw.frames, strict=True):
+            number = numbers.get(time)
+            if number is not None and number not in pair.damaged:
+                told = difference(pair, track, number, raw)
+                equal += not told
+                if told:
+                    name = frame_name(number, time)
+                    told = archive.renamed(told, raw, named)
+                    way_out = again(pair.store, track.id)
+                    faults.append(Fault(track.id, f"{name} {told}", way_out))
+            advance()
     return equal, faults
 
 

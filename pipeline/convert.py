@@ -80,6 +80,11 @@ def convert(
         )
     if strict and release.problems:
         raise UserError(f"{release.problems[0]} (--strict)")
+    if scheduler is not None and any(raw.frames[0].packed for raw in release.tracks):
+        raise UsageError(
+            f"{source}: is an archive, which this machine alone reads in place; leave --scheduler "
+            "out, or unpack it"
+        )
     store_writer.check_target(target)
     new = not target.exists()
     with atomic.claimed(target, "another conversion is writing into it; wait for it to end"):

@@ -17,6 +17,8 @@ from pipeline.compiled import compiled
 
 ORIENTATIONS = 8  # flips and quarter turns of a square
 TURNED, UPSIDE_DOWN, MIRRORED = 4, 2, 1  # the bits of an orientation, done in this order
+# Each of the three mirrors (TURNED is a transposition), two of them together turn.
+ROTATIONS = (0, UPSIDE_DOWN | MIRRORED, TURNED | MIRRORED, TURNED | UPSIDE_DOWN)
 ROWS = 8  # copied together while the next ones are fetched
 SQUARE = 16  # columns of a turned crop that are written together
 LINE = 64  # bytes of the processor's cache that come at once

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import store, tasks
 from pipeline.errors import UserError
+from pipeline.progress import say
 from pipeline.settings import TrainSettings
 from pipeline.sources.grids import Grid
 from pipeline.store import Track
@@ -54,6 +56,27 @@ def refuse_turning(channels: Sequence[Mapping[str, Any]], t: TrainSettings) -> N
         raise UserError(
             f"training.augment turns and mirrors frames, after which the winds {store.few(winds)} "
             "would point the wrong way; set training.augment to false"
+        )
+
+
+def say_mirrored(task: tasks.Task, tracks: Sequence[Track], t: TrainSettings) -> None:
+    """Say that augmentation makes storms spin the other way, or that tracks do so by themselves.
+
+    Only for forecasts, which must know the spin, of tracks whose hemisphere is known: storms'.
+    """
+    if task.kind != "forecast":
+        return
+    known = Counter(track.attrs.get("hemisphere") for track in tracks)
+    north, south = known["north"], known["south"]
+    if t.augment is True and (north or south):
+        say(
+            "training.augment mirrors half of the samples, in which storms spin as in the other "
+            "hemisphere; training.augment=rotations only turns them"
+        )
+    elif north and south:
+        say(
+            f"of the training tracks {north} are of the northern hemisphere and {south} of the "
+            "southern one, where storms spin the other way: one model learns both"
         )
 
 

@@ -42,9 +42,9 @@ def make_fabric(t: TrainSettings) -> Fabric:
     devices, nodes = others or (t.devices, 1)
     try:
         refuse_devices(t, device, devices)
-    except UserError:
-        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) and others:
-            raise SystemExit(1) from None  # the first of them says it
+    except UserError as error:
+        if others and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
+            raise SystemExit(error.code) from None  # the first of them says it
         raise
     for name in ("lightning.fabric", "lightning_fabric"):  # they announce precision and processes
         logging.getLogger(name).setLevel(logging.WARNING)

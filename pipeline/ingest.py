@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, NonNegativeFloat, SerializerFunctionWrapHandler, model_serializer
 
-from pipeline import quality, sources, store, windows
+from pipeline import quality, sources, store, store_writer, windows
 from pipeline.ahead import made_ahead
 from pipeline.quality import Examined, Sums
-from pipeline.sources import FrameError, RawFrame, RawTrack, Release
+from pipeline.sources import FrameError, RawFrame, RawTrack, Release, archive
 from pipeline.sources.options import NONE, Options
 from pipeline.store import BLANK, TOO_MANY_MISSING
 from pipeline.store_writer import Array, TrackWriter
@@ -122,7 +122,15 @@ def frames_of(job: Job) -> Iterator[np.ndarray | FrameError]:
     """Each frame of a track, or what is wrong with it; the next is read while one is used.
 
     A frame's memory is used again for a later one: it counts only until the next is asked for.
+    Those in an archive are unpacked meanwhile, under a temporary name beside the track.
     """
+    beside = store_writer.temporary(job.store / job.raw.id) if job.fingerprint else None
+    with archive.unpacked(job.raw, beside) as raw:
+        yield from frames_on_disk(replace(job, raw=raw), job.raw)
+
+
+def frames_on_disk(job: Job, named: RawTrack) -> Iterator[np.ndarray | FrameError]:
+    """named: the track whose names errors are to tell."""
     source = sources.find(job.format)
     shape = quality.usual_shape(job.raw.frames, source.frame_shape)
     rooms = [np.empty(shape or 0, np.float32) for _ in range(READERS + 2)]
@@ -133,7 +141,7 @@ def frames_of(job: Job) -> Iterator[np.ndarray | FrameError]:
         try:
             return sources.read_alike(source.read_frame, raw, shape, into=room)
         except FrameError as error:
-            return error
+            return archive.named_as(error, raw, named.frames[number])
 
     return made_ahead(read, enumerate(job.raw.frames), READERS)
 
@@ -256,7 +264,8 @@ def frame_attrs(job: Job) -> dict[str, Any]:
     first = job.channels[0]
     alone = len(job.channels) == 1
     shared = {"long_name": first.long_name, "valid_range": [first.valid_min, first.valid_max]}
-    if not alone and job.raw.grid is not None:  # of channels that are not of one kind
+    several = len({c.long_name for c in job.channels}) > 1
+    if not alone and (job.raw.grid is not None or several):  # of channels that are not of one kind
         shared = {"long_name": f"{len(job.channels)} channels; `channel` has their names and units"}
     named = {"standard_name": first.standard_name} if first.standard_name else {}
     named["units"] = first.units

@@ -22,6 +22,7 @@ from pipeline.inspecting import screen as inspection_screen
 from pipeline.inspecting.thumbnails import Thumbnail
 from pipeline.outputs.layout import is_output
 from pipeline.pictures import Palette
+from pipeline.sources import archive
 
 EXPECTED = (
     "expected an H5 file, a raw tree (a folder of files named like 2021071900-202107-HMW8-1.h5, "
@@ -98,6 +99,8 @@ def kind_of(path: Path) -> str:
         )
     if not path.is_dir():
         if sources.format_of(path) in ("netcdf", "moving_mnist"):  # the first may be HDF5 too
+            return "tree"
+        if archive.is_archive(path):
             return "tree"
         if raw_file.is_hdf5(path):
             return "file"

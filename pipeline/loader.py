@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from pipeline import paging
 from pipeline.ahead import made_ahead
-from pipeline.crops import ORIENTATIONS, TURNED, gather, oriented
+from pipeline.crops import ORIENTATIONS, ROTATIONS, TURNED, gather, oriented
 from pipeline.errors import UserError
 from pipeline.maps import PIXEL, Maps
 from pipeline.paging import ReadAhead
@@ -28,6 +29,7 @@ from pipeline.store import Track, allow_open_files, few
 
 TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them
 SAMPLED = 32  # crops of an epoch that are looked for in memory
+Augment = Literal[True, False, "rotations"]
 MOSTLY = 0.95  # in memory: then reading ahead costs more than it gains
 
 
@@ -46,7 +48,8 @@ class Loader:
 
     tracks: of one channel count, each at least patch x patch pixels; without a patch whole frames,
     all of one size; window: frames per sample; batch: samples, of this rank.
-    An epoch shows every window crops_per_window times, each time another crop.
+    An epoch shows every window crops_per_window times, each time another crop. augment: flips and
+    quarter turns, or those turns alone that mirror nothing.
     A last batch that would be smaller is left out, unless it is the only one, and so are windows
     that do not fill a round of ranks: other ones in every epoch.
     threads: that cut batches ahead; 0: none is cut before it is asked for. read_ahead: ask the disk
@@ -63,7 +66,7 @@ class Loader:
         patch: int | None,
         batch: int,
         crops_per_window: int = 1,
-        augment: bool = True,
+        augment: Augment = True,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -75,9 +78,10 @@ class Loader:
         self.height, self.width = crop_size(tracks, patch)
         self.tracks = list(tracks)
         self.window, self.batch = window, batch
-        self.orientations = 1
-        if augment:  # a quarter turn of what is not square would not fit
-            self.orientations = ORIENTATIONS if self.height == self.width else TURNED
+        ways = {True: range(ORIENTATIONS), "rotations": ROTATIONS, False: [0]}[augment]
+        # a quarter turn of what is not square would not fit
+        self.ways = np.array([way for way in ways if self.height == self.width or way < TURNED])
+        self.orientations = len(self.ways)
         self.seed, self.rank, self.ranks = seed, rank, ranks
         self.threads, self.read_ahead, self.pinned = threads, read_ahead, pinned
         self.windows = windows_of(self.tracks, window)
@@ -114,7 +118,7 @@ class Loader:
         window = order % len(self.windows)
         sizes = self.sizes[self.windows[window, 0]]
         top, left = drawn.integers(0, sizes.T - [[self.height], [self.width]] + 1)
-        turns = drawn.integers(0, self.orientations, self.shown)
+        turns = self.ways[drawn.integers(0, self.orientations, self.shown)]
         return Crops(window, top, left, turns)
 
     def shown_in(self, epoch: int, batches: range) -> list[str]:

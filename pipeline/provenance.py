@@ -10,11 +10,14 @@ from pipeline import manifest, sources, store
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
 from pipeline.sources import RawTrack
+from pipeline.sources.archive import Member
 
 
 def fingerprint(raw: RawTrack, settings: ConvertSettings) -> str:
     """Changes when a source file, a table's row or a setting does."""
-    files = [stamp(path) for path in dict.fromkeys(p for f in raw.frames for p in f.paths)]
+    packed = {p: m for f in raw.frames for p, m in zip(f.paths, f.packed, strict=False)}
+    paths = dict.fromkeys(p for f in raw.frames for p in f.paths)
+    files = [stamp(p) if p not in packed else stamp_in_archive(p, packed[p]) for p in paths]
     tables = {name: repr(v.values.tolist()) for name, v in raw.variables.items()}
     unmatched = [raw.unmatched_frames, raw.unmatched_rows]
     made_of: list[Any] = [store.FORMAT_VERSION, files, tables, unmatched, settings.model_dump()]
@@ -29,6 +32,11 @@ def stamp(path: Path) -> tuple[str, int, int]:
     except OSError:
         return path.name, -1, -1  # a link to nowhere: named when its turn comes to be read
     return path.name, status.st_size, status.st_mtime_ns
+
+
+def stamp_in_archive(path: Path, member: Member) -> tuple[str, int, int]:
+    """As of the same file unpacked."""
+    return path.name, member.size, member.mtime_ns
 
 
 def attrs_of(target: Path, id: str) -> dict[str, Any]:

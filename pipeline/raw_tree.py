@@ -16,7 +16,7 @@ from pipeline.ingest import ConvertSettings, flag_of
 from pipeline.progress import progress, say
 from pipeline.provenance import fingerprint
 from pipeline.quality import Sums
-from pipeline.sources import FrameError, RawFrame, RawTrack, Release
+from pipeline.sources import FrameError, RawFrame, RawTrack, Release, archive
 from pipeline.sources.grids import Grid
 from pipeline.store import STATISTICS, Store, Track, open_store
 
@@ -32,8 +32,13 @@ def opened(path: Path) -> Store:
     if (path / "zarr.json").is_file() or not path.exists():
         return open_store(path)
     name = sources.format_of(path)
-    if name is None or (path.is_file() and name != "netcdf"):
+    if name is None or (path.is_file() and name != "netcdf" and not archive.is_archive(path)):
         return open_store(path)
+    if archive.is_archive(path):
+        raise UserError(
+            f"{path}: is an archive, in which no crop can be had at once; run "
+            f"`cli convert {path} STORE` and give that store"
+        )
     try:
         release = sources.scan(path)
     except UsageError as error:
@@ -130,6 +135,10 @@ class Unconverted(Track):
     packed = None
 
     @property
+    def attrs(self) -> dict[str, Any]:  # kept in no file
+        return dict(self.raw.attrs)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         assert self.seen.shape is not None  # a track without a readable frame is in no tree
         return self.seen.shape
@@ -149,6 +158,14 @@ class Unconverted(Track):
     @property
     def satellites(self) -> list[str]:
         return [frame.satellite or "unknown" for frame in self.seen.frames]
+
+    def has(self, name: str) -> bool:
+        return name in self.raw.variables
+
+    def values(self, name: str) -> np.ndarray:
+        """Of the frames that can be read, a variable of the source's tables."""
+        at = {frame.time: number for number, frame in enumerate(self.raw.frames)}
+        return self.raw.variables[name].values[[at[frame.time] for frame in self.seen.frames]]
 
     @property
     def statistics(self) -> dict[str, np.ndarray]:

@@ -96,7 +96,9 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     patch_size: PositiveInt | None = 128
     sequence_length: PositiveInt = 3  # frames per window; of a forecast task.past + task.future
     crops_per_window: PositiveInt = 1  # per epoch: more for small data sets
-    augment: bool = True  # one of 8 flips and rotations for all frames of a window; not of winds
+    # true: one of 8 flips and quarter turns for all frames of a window, of which 4 mirror it: a
+    # storm then spins as in the other hemisphere; rotations: the 4 that do not; neither of winds
+    augment: Literal[True, False, "rotations"] = True
     accumulate: PositiveInt = 1  # batches per optimizer step
     optimizer: Literal["adam", "adamw"] = "adam"  # of every player
     weight_decay: NonNegativeFloat = 0.0  # adamw's usual: 0.01

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import manifest, raw_tree, store
+from pipeline import manifest, presets, raw_tree, store
 from pipeline.errors import UsageError, UserError
 from pipeline.manifest import Split, Statistics
 from pipeline.store import Store, Track
@@ -30,19 +30,33 @@ def split(
     eval_fraction: float | None = None,
     eval_last: float | None = None,
     seed: int = 0,
+    preset: presets.Name | None = None,
 ) -> Split:
     """Divide the store at `path` and write the split to `out`.
 
     eval_ids and test_ids: ids, comma lists, seasons `2015-2018`, `@file`. Instead of eval_ids
     eval_fraction: that share of the remaining tracks, drawn with `seed`; or eval_last: the latest
-    of them, with about that share of their frames. Raises UserError for an unknown id (with its
-    neighbours), an id in two parts, and a part that would be empty.
+    of them, with about that share of their frames. preset: a published way, which also names the
+    test tracks, and leaves the others open (ss-l2: by itself the last season) or not (neurips23).
+    Raises UserError for an unknown id (with its neighbours), an id in two parts, and a part that
+    would be empty.
     """
-    if sum((bool(eval_ids), eval_fraction is not None, eval_last is not None)) > 1:
+    asked = sum((bool(eval_ids), eval_fraction is not None, eval_last is not None))
+    if asked > 1:
         raise UsageError("--eval-ids, --eval-fraction and --eval-last: give one of them")
+    if preset and test_ids:
+        raise UsageError(f"--preset {preset} names the test tracks; leave --test-ids out")
     opened = raw_tree.opened(path)
-    test = chosen(opened.ids, test_ids)
-    if eval_last is not None:
+    known = presets.parts(preset, opened) if preset else None
+    if known and known.eval is not None and asked:
+        raise UsageError(f"--preset {preset} names the eval tracks; leave --eval-... out")
+    test = known.test if known else chosen(opened.ids, test_ids)
+    if known and known.eval is not None:
+        evaluated, how = known.eval, ""
+    elif known and not asked:
+        evaluated = presets.last_season(id for id in opened.ids if id not in set(test))
+        how = f"eval: the season before them, {evaluated[0][:4]}"
+    elif eval_last is not None:
         rest = [opened.track(id) for id in opened.ids if id not in set(test)]
         evaluated = latest(rest, eval_last)
         how = f"eval: the latest tracks with {eval_last:g} of the frames"
@@ -52,7 +66,9 @@ def split(
     else:
         evaluated = chosen(opened.ids, eval_ids)
         how = f"eval: {','.join(eval_ids)}"
-    if test:
+    if known:
+        how = f"{known.how}; {how}" if how else known.how
+    elif test:
         how += f"; test: {','.join(test_ids)}"
     if not evaluated:
         raise UsageError(
@@ -60,7 +76,8 @@ def split(
         )
     if both := sorted(set(evaluated) & set(test)):
         raise UserError(f"track {', '.join(both)} is asked for both as eval and as test")
-    train = [id for id in opened.ids if id not in {*evaluated, *test}]
+    elsewhere = {*evaluated, *test, *(known.left_out if known else ())}
+    train = [id for id in opened.ids if id not in elsewhere]
     if not train:
         raise UserError(
             f"{path}: no tracks left to train on; all {len(opened.ids)} are eval or test"

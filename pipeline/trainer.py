@@ -98,12 +98,14 @@ class Trainer:
     baselines: dict[str, float] = field(default_factory=dict)  # their RMSE, which never changes
 
     @classmethod
-    def of(cls, settings: RunSettings, run: Path, fabric: Fabric) -> Trainer:
+    def of(cls, settings: RunSettings, run: Path, fabric: Fabric | None = None) -> Trainer:
         """Open the data, build the model. Raises UserError where they do not fit.
 
-        Of several processes each has its share of every batch, and waits for no other here.
+        fabric: else it is made of the settings. Of several processes each has its share of every
+        batch, and waits for no other here.
         """
         t = settings.training
+        fabric = fabric or engine.make_fabric(t)
         opened = raw_tree.opened(settings.data.store)
         split = manifest.read_split(settings.data.split_file, opened)
         train_tracks = [opened.track(id) for id in split.part("train")]
@@ -119,6 +121,7 @@ class Trainer:
         )
         demands.refuse_moving(task, t)
         demands.refuse_turning([opened.channels[i] for i in task.inputs], t)
+        demands.say_mirrored(task, train_tracks, t)
         if t.batch_size % fabric.world_size:
             raise UserError(
                 f"training.batch_size {t.batch_size} cannot be shared among {fabric.world_size} "

@@ -3,7 +3,8 @@
 import os
 import shutil
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,10 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import sources
+from pipeline import convert, demands, raw_tree, sources, store, verify
 from pipeline.errors import UserError
+from pipeline.ingest import ConvertSettings
+from pipeline.provenance import fingerprint
+from pipeline.settings import TrainSettings
 from pipeline.sources import FrameError, RawFrame
 from pipeline.sources.digital_typhoon import read_frame
+from pipeline.sources.options import asked
+from pipeline.sources.synthetic import Storm, write_tree
 
 
 def ids(release):
@@ -74,7 +80,8 @@ def test_names_that_say_the_impossible(tiny):
     assert len(only(release).frames) == 1
     assert [p.split(": ", 1)[1] for p in release.problems] == [
         "2021023005 is not a UTC hour YYYYMMDDHH",
-        "channel 2; only channel 1 (infrared) is read yet",
+        "channel 2; outside of V3's folders only channel 1 (infrared) is read, or what --variable "
+        "names",
         "2021071924 is not a UTC hour YYYYMMDDHH",
     ]
 
@@ -467,3 +474,175 @@ def test_values_beyond_float32_are_infinite_not_a_warning(tiny):
     pixels = tiny.pixels()
     pixels[0, 0] = 1e300
     assert np.isinf(read(tiny.write(0, pixels=pixels))[0, 0, 0])
+
+
+# basins
+
+
+def sides(release):
+    return [track.attrs.get("hemisphere") for track in release.tracks]
+
+
+def test_the_best_track_tells_the_hemisphere(tiny):
+    for id, latitude in (("202101", 20.5), ("202102", -20.5), ("202103", 12)):
+        tiny.write(0, id)
+        tiny.table(id, tiny.rows([0], f"5,{latitude},135.25,965,75,0,0"))
+    tiny.write(0, "202104")  # no best track, and the tree is not named WP or AU
+    assert sides(sources.scan(tiny.root)) == ["north", "south", "north", None]
+    assert tiny.store().track("202102").attrs["hemisphere"] == "south"
+
+
+@pytest.mark.parametrize(("name", "side"), [("AU", "south"), ("WP", "north"), ("mine", None)])
+def test_else_the_basin_does(tiny, name, side):
+    tiny.track("202101", [0])
+    tiny.root = tiny.root.rename(tiny.home / name)
+    assert sides(sources.scan(tiny.root)) == [side]
+    assert sides(sources.scan(tiny.root / "image/202101")) == [side]
+
+
+def test_two_basins_number_their_storms_alike(tiny):
+    tiny.track("202101", [0])
+    tiny.root.rename(tiny.home / "AU")
+    tiny.track("202101", [1])
+    tiny.track("202102", [1])
+    tiny.root.rename(tiny.home / "WP")
+    with pytest.raises(UserError, match="two storms 202101, of the basins AU and WP; choose"):
+        sources.scan(tiny.home)
+    shutil.rmtree(tiny.home / "WP/image/202101")
+    assert sides(sources.scan(tiny.home)) == ["south", "north"]
+
+
+def test_a_training_is_told_of_mirrors_and_of_both_hemispheres(tiny, capsys):
+    for id, latitude in (("202101", 20.5), ("202102", -20.5)):
+        tiny.write(0, id)
+        tiny.table(id, tiny.rows([0], f"5,{latitude},135.25,965,75,0,0"))
+    tiny.write(0, "202103")
+    north, south, unknown = tiny.store()
+
+    def told(tracks, augment):
+        demands.say_mirrored(tracks, TrainSettings(augment=augment))
+        return capsys.readouterr().err
+
+    assert "mirrors half of the samples" in told([north, unknown], True)
+    assert "1 are of the northern hemisphere and 1 of the southern" in told(
+        [north, south], "rotations"
+    )
+    assert (
+        told([north, unknown], "rotations") == told([north], False) == told([unknown], True) == ""
+    )
+    of_tree = list(raw_tree.opened(tiny.root))
+    capsys.readouterr()
+    assert "mirrors half" in told(of_tree, True)
+
+
+# V3: a tree for each channel and basin
+
+
+@pytest.fixture(scope="module")
+def v3(tmp_path_factory):
+    """WP 202101 with four channels and one file gone, WP 198701 with one channel; AU 202101."""
+    root = tmp_path_factory.mktemp("v3") / "V3-2025"
+    storms = [
+        Storm("202101", hours=4),
+        Storm("198701", datetime(1987, 4, 9, 19, tzinfo=UTC), 3, satellite="GMS3"),
+        Storm("202102", hours=3, latitude=-18, name="south"),
+    ]
+    write_tree(root, storms, size=16, channels=(1, 2, 3, 4))
+    (root / "2/WP/image/202101/2021071901-202101-HMW8-2.h5").unlink()
+    for old in root.glob("*/AU/**/*202102*"):
+        if old.is_file():  # the basins number their storms alike
+            old.rename(old.with_name(old.name.replace("202102", "202101")))
+    return root
+
+
+def stored(v3, target, words=None):
+    options = asked(**(words or {}))
+    how = {"manifests": target.parent / "m", "workers": 1}
+    return convert.convert(v3, target, ConvertSettings(options=options), **how)
+
+
+def test_the_channels_of_v3_become_those_of_one_frame(v3, tmp_path):
+    done = stored(v3, tmp_path / "S.zarr", {"basin": "WP"})
+    opened = store.open_store(tmp_path / "S.zarr")
+    names = ["infrared", "infrared_2", "water_vapour", "near_infrared"]
+    assert [c["name"] for c in opened.channels] == names
+    track = opened.track("202101")
+    assert track.frames.shape == (4, 4, 16, 16)
+    for c, channel in enumerate("1234"):
+        for t, when in enumerate(("00", "01", "02", "03")):
+            file = v3 / channel / f"WP/image/202101/20210719{when}-202101-HMW8-{channel}.h5"
+            if not file.exists():
+                assert (t, c) == (1, 1)
+                assert np.isnan(track.frames[t, c]).all()
+                continue
+            with h5py.File(file) as opened_file:
+                assert list(opened_file) == ["Data"]
+                expected = opened_file["Data"][...].astype(np.float32)
+            np.testing.assert_array_equal(track.frames[t, c], expected)
+    assert track.values("missing_fraction").tolist() == [0, 0.25, 0, 0]
+    assert (track.flag > 0).tolist() == [False, True, False, False]  # in no window
+    assert track.values("latitude").shape == (4,)  # of 1/WP/metadata
+    assert track.attrs["hemisphere"] == "north"
+    old = opened.track("198701")
+    assert (old.flag > 0).all()
+    assert np.isnan(old.frames[:, 1:]).all()
+    assert not np.isnan(old.frames[:, 0]).any()
+    (note,) = done.notes
+    assert note.startswith(
+        "4 of 7 hours lack a channel (infrared_2 at 4, water_vapour at 3, near_infrared at 3)"
+    )
+    found = verify.verify(tmp_path / "S.zarr", source=v3, workers=1)
+    assert (found.equal, found.faults) == (7, [])
+
+
+def test_one_channel_of_v3_is_what_its_own_tree_gives(v3, tmp_path):
+    stored(v3, tmp_path / "a.zarr", {"basin": "WP", "variable": ["3"]})
+    stored(v3 / "3/WP", tmp_path / "b.zarr")
+    a, b = (store.open_store(tmp_path / name) for name in ("a.zarr", "b.zarr"))
+    assert a.ids == b.ids == ["202101"]
+    assert a.channels == b.channels
+    assert a.channels[0]["name"] == "water_vapour"
+    np.testing.assert_array_equal(a.track("202101").frames, b.track("202101").frames)
+    assert a.track("202101").has("latitude")
+
+
+def test_channels_come_in_the_order_that_is_asked(v3):
+    release = sources.scan(v3, asked(basin="WP", variable=["water_vapour,infrared"]))
+    assert [channel.name for channel in release.channels] == ["water_vapour", "infrared"]
+    frame = release.tracks[-1].frames[0]
+    frames = read_frame(frame)
+    alone = [read(frame.paths[i])[0] for i in (0, 1)]
+    assert [path.name[-4] for path in frame.paths] == ["3", "1"]
+    np.testing.assert_array_equal(frames, alone)
+    room = np.empty_like(frames)
+    assert read_frame(frame, into=room) is room
+    np.testing.assert_array_equal(room, alone)
+
+
+def test_v3_has_two_basins_and_says_so(v3):
+    with pytest.raises(UserError, match=r"two storms 202101, of the basins AU and WP; choose one"):
+        sources.scan(v3)
+    south = only(sources.scan(v3, asked(basin="AU")))
+    assert (south.id, south.attrs["hemisphere"]) == ("202101", "south")
+    assert len(south.frames[0].paths) == 4
+    with pytest.raises(UserError, match="no usable H5 file; there is none of the basin AU"):
+        sources.scan(v3 / "1/WP", asked(basin="AU"))
+    with pytest.raises(UserError, match="has no file of the channel near_infrared"):
+        sources.scan(v3 / "1/WP", asked(variable=["1", "4"]))
+
+
+def test_channels_of_other_sizes_are_no_frame(v3, tiny):
+    release = sources.scan(v3, asked(basin="WP", variable=["1", "2"]))
+    first = release.tracks[-1].frames[0]
+    other = tiny.write(0, pixels=tiny.pixels(shape=(8, 8)))
+    with pytest.raises(FrameError, match=r"channels are \(16, 16\), \(8, 8\); expected one size"):
+        read_frame(RawFrame(first.time, (first.paths[0], other), part=(2, (0, 1))))
+
+
+def test_a_channel_that_comes_or_goes_is_another_source(v3):
+    options = asked(basin="WP", variable=["1", "2"])
+    track = sources.scan(v3, options).tracks[-1]
+    less = replace(track, frames=(replace(track.frames[0], paths=track.frames[0].paths[:1],
+                   part=(2, (0,))), *track.frames[1:]))  # fmt: skip
+    prints = [fingerprint(raw, ConvertSettings(options=options)) for raw in (track, less)]
+    assert prints[0] != prints[1]

@@ -198,8 +198,8 @@ def test_an_image_that_convert_would_refuse(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     assert "not a readable HDF5 image" in refused(path)
     assert "expected floating-point" in refused(write(tmp_path / NAME, picture().astype("i2")))
-    third = write(tmp_path / NAME.replace("-1.h5", "-2.h5"), picture())
-    assert "channel 2; only channel 1 (infrared) is read yet" in refused(third)
+    third = write(tmp_path / NAME.replace("-1.h5", "-7.h5"), picture())
+    assert "channel 7; known are 1, 2, 3, 4" in refused(third)
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["a"], file["b"] = picture(), picture()
     assert "expected one 2-D image" in refused(tmp_path / "two.h5")

@@ -134,6 +134,27 @@ def test_a_crop_is_a_square_of_neighbours_in_all_8_orientations(tracks):
     assert len(seen) == 8
 
 
+def test_rotations_never_mirror(tracks):
+    seen = set()
+    for batch in batches(tracks, augment="rotations", crops_per_window=40):
+        for sample in batch:
+            place = sample[0, 0].numpy() % 10**4
+            y, x = place // 100, place % 100
+            down = (y[1, 0] - y[0, 0], x[1, 0] - x[0, 0])
+            right = (y[0, 1] - y[0, 0], x[0, 1] - x[0, 0])
+            assert down[0] * right[1] - down[1] * right[0] == 1  # -1 in a mirror
+            seen.add((down, right))
+    assert len(seen) == 4
+
+
+def test_a_half_turn_is_the_only_rotation_that_fits_what_is_not_square(tiny):
+    for hour in range(3):
+        tiny.write(hour, pixels=np.arange(200.0, 296).reshape(8, 12))
+    loader = Loader([*tiny.store()], window=3, patch=None, batch=1, augment="rotations")
+    assert loader.ways.tolist() == [0, 3]
+    assert Loader([*tiny.store()], window=3, patch=None, batch=1).ways.tolist() == [0, 1, 2, 3]
+
+
 def test_without_augmentation_north_stays_up(tracks):
     for batch in batches(tracks, augment=False, crops_per_window=5):
         assert (batch.diff(dim=-1) == 1).all()

@@ -63,10 +63,12 @@ def test_a_list_of_typhoon_images_is_a_source_too(tiny):
     assert (track.id, len(track.frames)) == ("202101", 3)
 
 
-def test_typhoon_images_know_no_options(tiny):
+def test_typhoon_images_know_few_options(tiny):
     tiny.track(hours=range(3))
-    with pytest.raises(UsageError, match="digital_typhoon, which has no --variable and no --regi"):
-        sources.scan(tiny.root, asked(variable=["tp"], region="0,1,0,1"))
+    with pytest.raises(UsageError, match="digital_typhoon, which has no --regi"):
+        sources.scan(tiny.root, asked(variable=["infrared"], region="0,1,0,1"))
+    with pytest.raises(UsageError, match=r"no channel tp; there are infrared, .*, 4 for --variabl"):
+        sources.scan(tiny.root, asked(variable=["tp", "infrared"]))
 
 
 def test_every_option_has_its_word_and_some_format_knows_it():

@@ -216,6 +216,87 @@ def test_training_tracks_without_a_usable_frame(tiny):
         divide(tiny, eval_ids=["202101"])
 
 
+# published ways
+
+
+@pytest.fixture
+def seasons(tiny):
+    """Six tracks of 3 frames; 201601 enters the area in its last frame, 201001 is outside."""
+    places = {"200401": "5,20,130", "200501": "3,20,100", "201001": "5,20,99.9"}
+    places |= {"201401": "2,20,180", "201601": "4,20,150", "201702": "6,20,-180"}
+    for id, place in places.items():
+        tiny.track(id, range(3))
+        rows = tiny.rows(range(3), f"{place},965,75,0,0")
+        if id == "201601":
+            rows[2] = rows[2].replace(",4,20,", ",7,20,")
+        tiny.table(id, rows)
+    tiny.opened = tiny.store()
+    return tiny
+
+
+def test_neurips23_goes_by_seasons_and_leaves_out_what_is_nowhere_inside(seasons):
+    made = divide(seasons, preset="neurips23")
+    assert (made.train, made.eval) == (["200401"], ["200501", "201401"])
+    assert made.test == ["201601", "201702"]  # -180 is 180 degrees east
+    assert "published are frames of grade < 7 within 100..180 E" in made.selected_by
+    assert "whole tracks: 1 of 15 frames are others and stay in" in made.selected_by
+    assert "left out: 201001, without any" in made.selected_by
+    assert manifest.read_split(seasons.home / "x.split.json", seasons.opened) == made
+
+
+def test_hours_without_a_best_track_count_as_others(seasons):
+    seasons.table("201702", seasons.rows([0], "5,20,150,965,75,0,0"))
+    seasons.opened = seasons.store("T.zarr")
+    assert "3 of 15 frames are others" in divide(seasons, preset="neurips23").selected_by
+
+
+def test_ss_l2_tests_on_the_last_two_seasons(seasons):
+    made = divide(seasons, preset="ss-l2")
+    assert made.test == ["201601", "201702"]
+    assert made.eval == ["201401"]  # the season before them
+    assert made.train == ["200401", "200501", "201001"]
+    assert made.selected_by == (
+        "preset ss-l2: test: the last two seasons, 2016, 2017; eval: the season before them, 2014"
+    )
+    other = divide(seasons, preset="ss-l2", eval_ids=["200401"])
+    assert (other.eval, other.test) == (["200401"], ["201601", "201702"])
+    assert other.selected_by.endswith("2016, 2017; eval: 200401")
+
+
+def test_a_raw_tree_is_divided_as_its_store(seasons):
+    of_store = divide(seasons, preset="neurips23")
+    of_tree = split.split(seasons.root, seasons.home / "y.split.json", preset="neurips23")
+    assert of_tree.selected_by == of_store.selected_by
+    assert of_tree.test == of_store.test
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"preset": "neurips23", "eval_ids": ["200401"]}, UsageError, "leave --eval-... out"),
+        ({"preset": "neurips23", "test_ids": ["200401"]}, UsageError, "leave --test-ids out"),
+        ({"preset": "ss-l2", "eval_ids": ["201601"]}, UserError, "both as eval and as test"),
+        ({"preset": "ss-l2", "eval_ids": ["2004-2014"]}, UserError, "no tracks left to train on"),
+    ],
+)
+def test_what_goes_with_no_preset(seasons, options, error, said):
+    with pytest.raises(error, match=said):
+        divide(seasons, **options)
+
+
+def test_presets_say_what_a_store_lacks(four):
+    with pytest.raises(UserError, match=r"197801, 201501, .* have no best track; convert with"):
+        divide(four, preset="neurips23")
+    four.opened = four.store("late.zarr", ids=["202101", "202107", "201501"])
+    with pytest.raises(UserError, match=r"ss-l2 takes the last two .* are only 2015, 2021"):
+        divide(four, preset="ss-l2")
+    for id in ("201501", "202101", "202107"):
+        four.table(id, four.rows(range(6)))
+    four.opened = four.store("tables.zarr", ids=["202101", "202107", "201501"])
+    with pytest.raises(UserError, match="no train tracks here: none of seasons before 2005"):
+        divide(four, preset="neurips23")
+
+
 # read again
 
 

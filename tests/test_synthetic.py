@@ -179,6 +179,33 @@ def test_seeds_and_storms_differ():
     assert np.corrcoef(first.ravel(), other_id.ravel())[0, 1] < 0.9
 
 
+def test_channels_make_a_tree_of_v3(tmp_path):
+    storms = [
+        Storm(hours=2),
+        Storm("199601", hours=1, satellite="GMS5"),
+        Storm("202102", hours=1, latitude=-15, satellite="GMS3"),
+    ]
+    written = write_tree(tmp_path, storms, size=16, channels=(1, 2, 3, 4))
+    assert [str(path.relative_to(tmp_path)) for path in written] == [
+        *(
+            f"{c}/WP/image/202101/202107190{hour}-202101-HMW8-{c}.h5"
+            for c in (1, 2, 3, 4)
+            for hour in (0, 1)
+        ),
+        *(f"{c}/WP/image/199601/2021071900-199601-GMS5-{c}.h5" for c in (1, 2, 3)),
+        "1/AU/image/202102/2021071900-202102-GMS3-1.h5",  # which had one channel
+    ]
+    with h5py.File(written[0]) as file:
+        assert list(file) == ["Data"]
+        np.testing.assert_array_equal(file["Data"], drawn(Storm(hours=2), size=16)[0])
+    row = next(r for r in rows_of(tmp_path / "3/WP/metadata/202101.csv") if r["file_3"])
+    assert row["file_3"] == "2021071900-202101-HMW8-3.h5"
+    assert row["mask_3"] == "0"
+    assert json.loads((tmp_path / "1/AU/metadata.json").read_text()).keys() == {"202102"}
+    warm = [drawn(Storm(hours=1), size=32, channel=c)[0].max() for c in (1, 2, 3, 4)]
+    assert warm[2] < 255 < warm[1] < warm[0] < warm[3]  # water vapour hides the ground
+
+
 def test_months_regroup_the_same_files(tmp_path):
     storm = Storm(start=datetime(2021, 7, 31, 20, tzinfo=UTC), hours=8)
     by_id = write_tree(tmp_path / "id", [storm], size=16)
@@ -271,4 +298,6 @@ def test_all_faults_of_a_request_come_at_once(tmp_path):
         UserError, match=r"seed is -1.*dataset is 'x'.*image_folders is 'y'.*no storms"
     ):
         write_tree(tmp_path / "new", [], seed=-1, dataset="x", image_folders="y")
+    with pytest.raises(UserError, match=r"channels are \[1, 5\], expected some of \[1, 2, 3, 4\]"):
+        write_tree(tmp_path / "new", [Storm()], channels=(1, 5))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -7,8 +7,9 @@ the numbers are those that its manifest will have.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def entry(
 ) -> dict[str, Any]:
     """One typhoon's facts: the manifest's record, and what a person also wants to know."""
     files = files_of(raw)
-    sizes = [size_of(path) for path in files]
+    sizes = [*files.values()]
     counted = Counter(chart.by_frame["state"])
     readable = [m for m in chart.by_frame["missing_fraction"] if m is not None]
     kept = [frame for frame, m in zip(raw.frames, chart.by_frame["missing_fraction"], strict=True)
@@ -258,13 +259,18 @@ def entry(
     return found
 
 
-def files_of(*tracks: RawTrack) -> set[Path]:
-    """One file may hold many frames, and of several tracks."""
-    return {path for raw in tracks for frame in raw.frames for path in frame.paths}
+def files_of(*tracks: RawTrack) -> dict[Path, int]:
+    """The bytes of each. One file may hold many frames, and of several tracks."""
+    found: dict[Path, int] = {}
+    for frame in (frame for raw in tracks for frame in raw.frames):
+        for path, member in zip_longest(frame.paths, frame.packed):
+            if path not in found:
+                found[path] = size_of(path) if member is None else member.size
+    return found
 
 
-def on_disk(files: Collection[Path]) -> dict[str, int]:
-    return {"files": len(files), "bytes": sum(map(size_of, files))}
+def on_disk(files: Mapping[Path, int]) -> dict[str, int]:
+    return {"files": len(files), "bytes": sum(files.values())}
 
 
 def size_of(path: Path) -> int:

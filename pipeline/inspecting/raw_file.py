@@ -15,7 +15,7 @@ from pipeline.inspecting.thumbnails import Thumbnail
 from pipeline.sources import FrameError, RawFrame, Variable, census, digital_typhoon, hdf5_listing
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-CHANNELS = {"1": digital_typhoon.INFRARED}  # the number in a file's name
+CHANNELS = {str(number): channel for number, channel in digital_typhoon.CHANNELS.items()}
 
 
 def is_hdf5(path: Path) -> bool:
@@ -81,7 +81,7 @@ def examine(path: Path, settings: ConvertSettings) -> tuple[dict[str, Any], list
 def channel_of(name: dict[str, Any] | None, path: Path) -> sources.Channel:
     number = name["channel"] if name else "1"
     if number not in CHANNELS:
-        raise FrameError(f"{path}: channel {number}; only channel 1 (infrared) is read yet")
+        raise FrameError(f"{path}: channel {number}; known are {', '.join(CHANNELS)}")
     return CHANNELS[number]
 
 

@@ -47,6 +47,7 @@ class RawFrame:
     paths: tuple[Path, ...]  # one file per channel
     satellite: str = ""
     part: Any = None  # where in the files, for a format that keeps many frames in one
+    packed: tuple[Any, ...] = ()  # where in an archive each of them lies: sources/archive.py
 
 
 @dataclass(frozen=True)

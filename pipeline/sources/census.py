@@ -14,13 +14,14 @@ from typing import Any
 
 from pipeline import sources
 from pipeline.errors import UserError
-from pipeline.sources import Release
+from pipeline.sources import Release, archive
 from pipeline.sources.digital_typhoon import (
     DATASET_NAMES,
     FILE_NAME,
     claimed,
     claimed_twice,
     hour,
+    refuse_basins,
     release_of,
 )
 
@@ -46,7 +47,10 @@ def tree(path: Path) -> tuple[Release, dict[str, list[tuple[Path, Path]]]]:
     try:
         return sources.scan(path), {}
     except UserError:
+        if archive.is_archive(path):  # whose pairs could not be compared here
+            raise
         claims, problems = claimed(path)
+        refuse_basins(path, claims)
         pairs: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
         for track, one, other in claimed_twice(claims):
             pairs[track].append((one, other))
@@ -68,7 +72,8 @@ def storms(path: Path) -> tuple[Named, list[str]]:
 
     Looked for in the tree and up to two folders above, as the best track is.
     """
-    homes = [path.resolve(), *list(path.resolve().parents)[:2]]
+    path = archive.home_of_tables(path).resolve()
+    homes = [path, *list(path.parents)[:2]]
     places = (home / name for home in homes for name in ("metadata.json", "metadata/metadata.json"))
     file = next((place for place in places if place.is_file()), None)
     if file is None:

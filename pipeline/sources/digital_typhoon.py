@@ -2,8 +2,9 @@
 
 A tree is `image/**/YYYYMMDDHH-<id>-<satellite>-<channel>.h5` with `metadata/<id>.csv` or one
 `aux_data.csv`. The id in the *file name* makes the track: folders may be ids or calendar months.
-Releases V1 and V2 hold one infrared channel; V3's further channels would be further `paths` of a
-RawFrame.
+Releases V1 and V2 hold one infrared channel; V3 has such a tree for each of four channels and both
+basins, `<channel>/<WP or AU>/`: its root is read as one tree, a frame's files being those of one
+hour. What a channel lacks at an hour is NaN.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 from pipeline.sources import (
     Channel,
     FrameError,
@@ -24,16 +27,19 @@ from pipeline.sources import (
     RawTrack,
     Release,
     Variable,
+    archive,
     filelist,
     hdf5_image,
 )
 from pipeline.sources.options import NONE, Options
 
-OPTIONS: frozenset[str] = frozenset()
+OPTIONS = frozenset({"variables", "basin"})
 
-Claims = Mapping[str, Mapping[np.datetime64, list[RawFrame]]]  # by typhoon and UTC hour
+# by typhoon, and by UTC hour and channel
+Claims = Mapping[str, Mapping[tuple[np.datetime64, int], list[RawFrame]]]
 FILE_NAME = re.compile(r"((?:19|20)\d{8})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5", re.ASCII)
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
+HEMISPHERES = {"WP": "north", "AU": "south"}  # by the release's basins
 KELVIN = re.compile(r"(degrees? )?k(elvins?)?\b", re.IGNORECASE)  # "K (kelvin)" in the release
 
 INFRARED = Channel(
@@ -44,6 +50,25 @@ INFRARED = Channel(
     valid_min=150.0,
     valid_max=330.0,
 )
+CHANNELS = {  # by the number in a file's name, as V3 (2025) has them
+    1: INFRARED,
+    2: replace(
+        INFRARED,
+        name="infrared_2",
+        long_name="brightness temperature of the second infrared window channel",
+    ),
+    3: replace(
+        INFRARED,
+        name="water_vapour",
+        long_name="brightness temperature of the water vapour channel",
+    ),
+    4: replace(
+        INFRARED,
+        name="near_infrared",
+        long_name="brightness temperature of the near-infrared channel; by day with sunlight",
+        valid_max=420.0,  # sunlit cloud and land are far warmer in it than they are
+    ),
+}
 ATTRS: dict[str, str | float] = {
     "title": "Digital Typhoon: hourly infrared images centred on tropical cyclones",
     "source": "geostationary satellites GMS, GOES-9, MTSAT and Himawari; best track of JMA or BoM",
@@ -93,8 +118,11 @@ BEST_TRACK: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def recognises(path: Path) -> bool:
-    """True where a file, or any file below a folder, is named like a Digital Typhoon image."""
-    return any(FILE_NAME.fullmatch(p.name) for p in h5_files(path))
+    """True where a file, or any file below a folder, is named like a Digital Typhoon image.
+
+    Also for an archive, and a folder that holds nothing else: they are not opened here.
+    """
+    return archive.is_archive(path) or any(FILE_NAME.fullmatch(p.name) for p in h5_files(path))
 
 
 def h5_files(path: Path) -> Iterator[Path]:
@@ -111,12 +139,15 @@ def h5_files(path: Path) -> Iterator[Path]:
         yield from (file for file in filelist.below(root, (".h5",)) if file.name.endswith(".h5"))
 
 
-def scan(path: Path, _: Options = NONE) -> Release:
+def scan(path: Path, options: Options = NONE) -> Release:
     """Group the files at or below `path` into tracks and join the best track.
 
-    Raises UserError when no file name is understood or two files claim one hour of one typhoon.
+    options: of V3, `basin` chooses one and `variables` the channels, by name or number. Raises
+    UserError when no file name is understood, two files claim one hour of one typhoon, or both
+    basins have a typhoon of one id; UsageError for a channel that there is not.
     """
-    claims, problems = claimed(path)
+    claims, problems = claimed(path, options)
+    refuse_basins(path, claims)
     twice = [f"{one} and {other}" for _, one, other in claimed_twice(claims)]
     if twice:
         more = f" (and {len(twice) - 1} more such pairs)" if len(twice) > 1 else ""
@@ -125,29 +156,67 @@ def scan(path: Path, _: Options = NONE) -> Release:
             "expected one: move one of them away"
         )
     if not claims:
-        raise UserError(f"{path}: no usable H5 file; {problems[0] if problems else 'it is empty'}")
-    return release_of(path, claims, problems)
+        of = f" of the basin {options.basin}" if options.basin else ""
+        told = problems[0] if problems else f"there is none{of}"
+        raise UserError(f"{path}: no usable H5 file; {told}")
+    return release_of(path, claims, problems, options)
 
 
-def claimed(path: Path) -> tuple[Claims, list[str]]:
+def refuse_basins(path: Path, claims: Claims) -> None:
+    """Raises UserError where two basins have a storm of one id: both number theirs from 1."""
+    for track, hours in sorted(claims.items()):
+        basins = {basin(frames[0].paths[0].parent) for frames in hours.values()}
+        if len(basins) > 1:
+            raise UserError(
+                f"{path}: holds two storms {track}, of the basins {' and '.join(sorted(basins))}; "
+                "choose one with `cli convert --basin`, or give the tree of one channel and basin"
+            )
+
+
+def claimed(path: Path, options: Options = NONE) -> tuple[Claims, list[str]]:
     """Which files say that they are of which hour, and a sentence for each that is not used."""
-    claims: dict[str, dict[np.datetime64, list[RawFrame]]] = defaultdict(lambda: defaultdict(list))
-    problems = []
-    for file in sorted(h5_files(path)):
+    claims: dict[str, dict[tuple[np.datetime64, int], list[RawFrame]]]
+    claims = defaultdict(lambda: defaultdict(list))
+    wanted = asked_for(path, options)
+    listing = archive.listed(path) if archive.is_archive(path) else None
+    problems = [*listing.problems] if listing else []
+    for file in sorted(listing.images if listing else h5_files(path)):
+        if options.basin and basin(file.parent) != options.basin:
+            continue
         match = FILE_NAME.fullmatch(file.name)
         if match is None:
             problems.append(f"{file}: name not understood; expected 2021071900-202107-HMW8-1.h5")
             continue
         digits, track, satellite, channel = match.groups()
-        if channel != "1":
-            problems.append(f"{file}: channel {channel}; only channel 1 (infrared) is read yet")
+        if int(channel) not in CHANNELS:
+            problems.append(f"{file}: channel {channel}; known are {', '.join(map(str, CHANNELS))}")
+            continue
+        if channel != "1" and not wanted and not tree_of_v3(file.parent):
+            problems.append(
+                f"{file}: channel {channel}; outside of V3's folders only channel 1 (infrared) is "
+                "read, or what --variable names"
+            )
             continue
         time = hour(digits)
         if time is None:
             problems.append(f"{file}: {digits} is not a UTC hour YYYYMMDDHH")
             continue
-        claims[track][time].append(RawFrame(time, (file,), satellite))
+        if int(channel) in (wanted or CHANNELS):
+            at = (listing.images[file],) if listing else ()
+            frame = RawFrame(time, (file,), satellite, packed=at)
+            claims[track][time, int(channel)].append(frame)
     return claims, problems
+
+
+def asked_for(path: Path, options: Options) -> list[int]:
+    """The numbers of the channels that a user wants, in that order; [] for all."""
+    known = {channel.name: number for number, channel in CHANNELS.items()}
+    known |= {str(number): number for number in CHANNELS}
+    if unknown := [word for word in options.variables if word not in known]:
+        raise UsageError(
+            f"{path}: no channel {', '.join(unknown)}; there are {', '.join(known)} for --variable"
+        )
+    return list(dict.fromkeys(known[word] for word in options.variables))
 
 
 def hour(digits: str) -> np.datetime64 | None:
@@ -166,21 +235,97 @@ def claimed_twice(claims: Claims) -> Iterator[tuple[str, Path, Path]]:
             yield from ((track, first.paths[0], other.paths[0]) for other in others)
 
 
-def release_of(path: Path, claims: Claims, problems: Sequence[str]) -> Release:
-    """Of each hour the first file, joined with the best track."""
-    tables = BestTracks(path)
+def release_of(
+    path: Path, claims: Claims, problems: Sequence[str], options: Options = NONE
+) -> Release:
+    """Of each hour and channel the first file, joined with the best track."""
+    home = archive.home_of_tables(path)
+    tables = BestTracks(home)
+    there = {number for hours in claims.values() for _, number in hours}
+    numbers = asked_for(path, options) or sorted(there)
+    if absent := [CHANNELS[number].name for number in numbers if number not in there]:
+        raise UserError(f"{path}: has no file of the channel {', '.join(absent)}")
     tracks = []
     for track in sorted(claims):
-        frames = tuple(first for _, (first, *_) in sorted(claims[track].items()))
-        tracks.append(joined(track, frames, tables.rows(track)))
+        firsts = {key: first for key, (first, *_) in sorted(claims[track].items())}
+        frames = tuple(firsts.values()) if len(numbers) == 1 else together(firsts, numbers)
+        rows = tables.rows(track)
+        trees = iter(of_channels(frames))
+        while rows is None and (tree := next(trees, None)):
+            of_tree = BestTracks(tree)
+            rows = of_tree.rows(track)
+            tables.problems += of_tree.problems
+        tracks.append(joined(track, frames, rows))
+    if archive.is_archive(path):
+        archive.say_how(path, tracks)
+    told = (problem.replace(str(home), str(path)) for problem in tables.problems)
     return Release(
         format="digital_typhoon",
         path=path,
         attrs=ATTRS,
-        channels=(INFRARED,),
+        channels=tuple(CHANNELS[number] for number in numbers),
         tracks=tuple(tracks),
-        problems=(*problems, *dict.fromkeys(tables.problems)),
+        problems=(*problems, *dict.fromkeys(told)),
+        notes=tuple(lacking(tracks, numbers)),
     )
+
+
+def together(
+    firsts: Mapping[tuple[np.datetime64, int], RawFrame], numbers: Sequence[int]
+) -> tuple[RawFrame, ...]:
+    """Frames of several channels; `part` has their number and which of them `paths` are."""
+    by_hour: dict[np.datetime64, dict[int, RawFrame]] = defaultdict(dict)
+    for (time, number), frame in firsts.items():
+        by_hour[time][number] = frame
+    frames = []
+    for time, found in sorted(by_hour.items()):
+        places = tuple(place for place, number in enumerate(numbers) if number in found)
+        files = [found[numbers[place]] for place in places]
+        frames.append(
+            RawFrame(
+                time,
+                tuple(path for file in files for path in file.paths),
+                files[0].satellite,
+                part=(len(numbers), places),
+                packed=tuple(member for file in files for member in file.packed),
+            )
+        )
+    return tuple(frames)
+
+
+def lacking(tracks: Sequence[RawTrack], numbers: Sequence[int]) -> Iterator[str]:
+    """What is said of hours at which not all channels are there."""
+    if len(numbers) == 1:
+        return
+    parts = [frame.part for track in tracks for frame in track.frames]
+    names = [CHANNELS[number].name for number in numbers]
+    without = {
+        name: sum(place not in places for _, places in parts) for place, name in enumerate(names)
+    }
+    short = sum(len(places) < len(names) for _, places in parts)
+    if short:
+        each = ", ".join(f"{name} at {count}" for name, count in without.items() if count)
+        yield (
+            f"{short} of {len(parts)} hours lack a channel ({each}): it is NaN there, and those "
+            f"frames are flagged as blank and in no window; --variable {names[0]} converts that "
+            "channel alone"
+        )
+
+
+def of_channels(frames: Sequence[RawFrame]) -> list[Path]:
+    """V3's trees that a track's files lie in, the first channel first."""
+    trees = {tree_of_v3(path.parent) for frame in frames for path in frame.paths}
+    return sorted((tree for tree in trees if tree), key=lambda tree: int(tree.parent.name))
+
+
+@lru_cache(maxsize=4096)
+def tree_of_v3(folder: Path) -> Path | None:
+    """`<channel>/<WP or AU>`, the tree in whose image/ a folder is; None in any other."""
+    here = folder.absolute()
+    image = next((one for one in (here, *here.parents) if one.name == "image"), None)
+    if image is None or image.parent.name not in HEMISPHERES:
+        return None
+    return image.parent if image.parent.parent.name in map(str, CHANNELS) else None
 
 
 def joined(track: str, frames: tuple[RawFrame, ...], rows: pd.DataFrame | None) -> RawTrack:
@@ -190,6 +335,8 @@ def joined(track: str, frames: tuple[RawFrame, ...], rows: pd.DataFrame | None) 
         "storm_number": int(track[4:]),
         **ATTRS,
     }
+    if side := hemisphere(frames, rows):
+        attrs["hemisphere"] = side
     if rows is None:
         return RawTrack(track, frames, attrs=attrs, unmatched_frames=len(frames))
     times = pd.DatetimeIndex([frame.time for frame in frames])
@@ -206,6 +353,25 @@ def joined(track: str, frames: tuple[RawFrame, ...], rows: pd.DataFrame | None) 
         unmatched_frames=int((~times.isin(rows.index)).sum()),
         unmatched_rows=int((~rows.index.isin(times)).sum()),
     )
+
+
+def hemisphere(frames: Sequence[RawFrame], rows: pd.DataFrame | None) -> str:
+    """Where storms spin counter-clockwise, "north", or clockwise, "south"; "" where unknown.
+
+    By the best track, else by the basin's folder.
+    """
+    middle = np.nan if rows is None else float(rows["lat"].median())
+    if np.isnan(middle):
+        return HEMISPHERES.get(basin(frames[0].paths[0].parent), "")
+    return "south" if middle < 0 else "north"
+
+
+@lru_cache(maxsize=4096)
+def basin(folder: Path) -> str:
+    """WP, AU, by what holds the image/ that a folder is in, as released; "" in another tree."""
+    above = [one.name for one in (folder.absolute(), *folder.absolute().parents)]
+    name = above[above.index("image") + 1] if "image" in above[:-1] else ""
+    return name if name in HEMISPHERES else ""
 
 
 class BestTracks:
@@ -274,19 +440,40 @@ def read_frame(
     """Brightness temperature of one time step.
 
     (C, H, W) float32, kelvin, rows from north to south, values exactly as in the files (nothing
-    is masked here). direct=False: by HDF5 alone. into: (C, ...) memory to use if it fits.
+    is masked here); a channel without a file is NaN. direct=False: by HDF5 alone. into: (C, ...)
+    memory to use if it fits.
     Raises FrameError, naming the file, for anything that is not one readable 2-D floating-point
     image in kelvin per channel.
     """
-    rooms = [None] * len(frame.paths) if into is None else into
-    images = [read_image(*of, direct=direct) for of in zip(frame.paths, rooms, strict=True)]
-    return images[0][None] if len(images) == 1 else np.stack(images)
+    C, places = frame.part or (len(frame.paths), range(len(frame.paths)))
+    fits = into is not None and len(into) == C
+    rooms = [into[place] for place in places] if into is not None and fits else [None] * len(places)
+    with archive.at_hand(frame) as there:
+        images = [read_image(*of, direct=direct) for of in zip(there.paths, rooms, strict=True)]
+    if C == 1:
+        return images[0][None]
+    if len({image.shape for image in images}) > 1:
+        sizes = ", ".join(str(image.shape) for image in images)
+        raise FrameError(f"{frame.paths[0]}: its hour's channels are {sizes}; expected one size")
+    return stacked(images, places, C, into)
+
+
+def stacked(
+    images: Sequence[np.ndarray], places: Sequence[int], C: int, into: np.ndarray | None
+) -> np.ndarray:
+    """(C, H, W) float32: each image at its place, the others NaN; in `into` if that fits."""
+    shape = (C, *images[0].shape)
+    whole = into if into is not None and into.shape == shape else np.empty(shape, np.float32)
+    for place in range(C):
+        whole[place] = images[places.index(place)] if place in places else np.nan
+    return whole
 
 
 def frame_shape(frame: RawFrame) -> tuple[int, int, int]:
     """(C, H, W) of one time step, its pixels unread. Raises FrameError."""
-    H, W = hdf5_image.shape(frame.paths[0], DATASET_NAMES)
-    return len(frame.paths), H, W
+    with archive.at_hand(frame) as there:
+        H, W = hdf5_image.shape(there.paths[0], DATASET_NAMES)
+    return (frame.part[0] if frame.part else len(frame.paths)), H, W
 
 
 def read_image(path: Path, into: np.ndarray | None = None, *, direct: bool = True) -> np.ndarray:

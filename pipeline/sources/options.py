@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pipeline.errors import UsageError
 
 Regrid = Literal["bilinear", "nearest", "conservative"]
+Basin = Literal["WP", "AU"]  # western North Pacific, around Australia
 DURATION = re.compile(r"(\d+(?:\.\d+)?) *(min|minutes?|h|hours?|d|days?)", re.IGNORECASE)
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 TRACKS = ("day", "week", "month", "season", "year", "file", "none")
@@ -25,6 +26,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     """Nothing given: a source is read as it lies there."""
 
     variables: tuple[str, ...] = ()  # names in the files; each a channel, or one per level
+    basin: Basin | None = None  # of a release of typhoons that holds several
     levels: tuple[float, ...] = ()  # hPa, in the order of the channels; (): all, as in the file
     region: tuple[float, float, float, float] | None = None  # W, E, S, N in degrees
     resolution: float | None = None  # degrees; side of a cell after regridding
@@ -50,6 +52,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 NONE = Options()
 WORDS = {  # how the command line calls each
     "variables": "--variable",
+    "basin": "--basin",
     "levels": "--levels",
     "region": "--region",
     "resolution": "--resolution",
@@ -79,6 +82,7 @@ LIMITS = {  # of whole numbers: the least and the largest; a window of one frame
 def asked(
     *,
     variable: Iterable[str] | None = None,
+    basin: Basin | None = None,
     levels: str | None = None,
     region: str | None = None,
     resolution: float | None = None,
@@ -120,6 +124,7 @@ def asked(
             raise UsageError(f"{WORDS[name]} {number}: expected {least} to {largest}")
     return Options(
         variables=tuple(word for item in variable or () for word in split(item)),
+        basin=basin,
         levels=numbers("--levels", levels) if levels else (),
         region=box(region) if region else None,
         resolution=resolution,

@@ -31,11 +31,13 @@ HEADER = (
     "year,month,day,hour,grade,lat,lng,pressure,wind,dir50,long50,short50,dir30,long30,short30,"
     "landfall,intp,file_1,mask_1,mask_1_pct"
 )
-# the two forms seen in released files: the dataset's name, long_name, units
+# the forms seen in released files: the dataset's name, long_name, units
 FORMS = {
     "Infrared": (b"Brightness temperature", b"K (kelvin)"),
     "infrared": (b"temperature", b"kelvin"),
+    "Data": None,  # V3's; said of it is the name alone
 }
+CHANNELS = (1, 2, 3, 4)  # of V3: infrared, a second one, water vapour, near infrared
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,15 @@ class Storm:
         """Hours since start that have a file."""
         return [h for h in range(0, self.hours, self.step_hours) if h not in self.gaps]
 
-    def file_name(self, hour: int) -> str:
-        return f"{self.start + timedelta(hours=hour):%Y%m%d%H}-{self.id}-{self.satellite}-1.h5"
+    def file_name(self, hour: int, channel: int = 1) -> str:
+        when = f"{self.start + timedelta(hours=hour):%Y%m%d%H}"
+        return f"{when}-{self.id}-{self.satellite}-{channel}.h5"
+
+    def channels(self) -> tuple[int, ...]:
+        """Those that its satellite has: of the GMS the first four had one, the fifth three."""
+        if self.satellite.startswith("GMS"):
+            return CHANNELS[:3] if self.satellite == "GMS5" else CHANNELS[:1]
+        return CHANNELS
 
 
 def demo_storms(hours: int = 12) -> list[Storm]:
@@ -120,41 +129,52 @@ def write_tree(
     dataset: Literal["Infrared", "infrared"] = "Infrared",
     image_folders: Literal["id", "month"] = "id",
     metadata: bool = True,
+    channels: Sequence[int] = (),
     progress: Callable[[], None] | None = None,
 ) -> list[Path]:
     """Write image/ and metadata/ under root, which must be new or empty; returns the images' paths.
 
     `image_folders="month"` regroups the images by calendar month (YYYYMM), as some users do.
-    `progress` is called after each image. The same seed gives the same bytes; a storm depends on
+    `channels` of CHANNELS make it a tree of V3: `<channel>/<WP or AU>/image` with the dataset
+    `Data`, of each storm those that its satellite has. `progress` is called after each image. The
+    same seed gives the same bytes; a storm depends on
     no other storm. Raises UserError for storms that cannot be, or a root that holds anything.
     """
-    _check(root, storms, size, seed, dataset, image_folders)
-    written, entries = [], {}
+    _check(root, storms, size, seed, dataset, image_folders, channels)
+    written: list[Path] = []
+    entries: dict[Path, dict[str, object]] = {}
     for storm in storms:
-        flagged = {}
-        for hour, frame in frames(storm, size=size, seed=seed):
-            month = f"{storm.start + timedelta(hours=hour):%Y%m}"
-            folder = root / "image" / (storm.id if image_folders == "id" else month)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / storm.file_name(hour)
-            _write_frame(path, frame, dataset)
-            if hour in storm.truncated:
-                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            flagged[hour] = int(((frame < 150) | (frame > 330)).sum())  # as mask_1 counts them
-            written.append(path)
-            if progress:
-                progress()
-        if metadata:
-            table = root / "metadata" / f"{storm.id}.csv"
-            table.parent.mkdir(parents=True, exist_ok=True)
-            table.write_text("\n".join(_best_track(storm, flagged, size)) + "\n", encoding="utf-8")
-            entries[storm.id] = _entry(storm)
-    if metadata:
-        (root / "metadata.json").write_text(json.dumps(entries, indent=2), encoding="utf-8")
+        for channel in [c for c in channels if c in storm.channels()] or ([] if channels else [1]):
+            tree = (
+                root / str(channel) / ("AU" if storm.latitude < 0 else "WP") if channels else root
+            )
+            flagged = {}
+            for hour, frame in frames(storm, size=size, seed=seed, channel=channel):
+                month = f"{storm.start + timedelta(hours=hour):%Y%m}"
+                folder = tree / "image" / (storm.id if image_folders == "id" else month)
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / storm.file_name(hour, channel)
+                _write_frame(path, frame, "Data" if channels else dataset)
+                if hour in storm.truncated:
+                    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+                flagged[hour] = int(((frame < 150) | (frame > 330)).sum())  # as mask_1 counts them
+                written.append(path)
+                if progress:
+                    progress()
+            if metadata:
+                table = tree / "metadata" / f"{storm.id}.csv"
+                table.parent.mkdir(parents=True, exist_ok=True)
+                lines = _best_track(storm, flagged, size, channel)
+                table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                entries.setdefault(tree, {})[storm.id] = _entry(storm)
+    for tree, about in entries.items():
+        (tree / "metadata.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
     return written
 
 
-def frames(storm: Storm, *, size: int = 512, seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+def frames(
+    storm: Storm, *, size: int = 512, seed: int = 0, channel: int = 1
+) -> Iterator[tuple[int, np.ndarray]]:
     """Each image's hour since start, and its pixels as its file holds them, faults included.
 
     (size, size) float64, kelvin, rows from north to south; every sound pixel is a value of
@@ -166,10 +186,23 @@ def frames(storm: Storm, *, size: int = 512, seed: int = 0) -> Iterator[tuple[in
         if hour in storm.blank:
             yield hour, np.full((size, size), BLANK)
             continue
-        frame = table[_counts(scene.draw(hour), len(table))]
+        frame = table[_counts(_seen_in(channel, scene.draw(hour)), len(table))]
         if hour in storm.bad_pixels:
             _lose_lines(frame, table, np.random.default_rng((seed, int(storm.id), hour)))
         yield hour, frame
+
+
+def _seen_in(channel: int, kelvin: np.ndarray) -> np.ndarray:
+    """What a channel of V3 would see of the infrared scene, roughly.
+
+    Moist air dims the second infrared channel where it is warm; in the water vapour channel the
+    ground is hidden; the near infrared is a little warmer.
+    """
+    if channel == 2:
+        return kelvin - 0.02 * np.maximum(kelvin - 210, 0)
+    if channel == 3:
+        return np.minimum(kelvin, 225 + 0.25 * (kelvin - 225))
+    return kelvin + 1.5 if channel == 4 else kelvin
 
 
 # Calibration. Counts are linear in radiance, so their temperatures lie denser where it is warm: in
@@ -331,7 +364,7 @@ def _lose_lines(frame: np.ndarray, table: np.ndarray, rng: np.random.Generator) 
 
 def _write_frame(path: Path, frame: np.ndarray, dataset: str) -> None:
     """The release's HDF5 form, to the attribute."""
-    long_name, units = FORMS[dataset]
+    about = FORMS[dataset]
     with h5py.File(path, "w") as file:
         data = file.create_dataset(
             dataset,
@@ -342,8 +375,8 @@ def _write_frame(path: Path, frame: np.ndarray, dataset: str) -> None:
             shuffle=False,
             track_times=False,  # the same frame gives the same bytes
         )
-        data.attrs["long_name"] = np.bytes_(long_name)
-        data.attrs["units"] = np.bytes_(units)
+        if about:
+            data.attrs["long_name"], data.attrs["units"] = map(np.bytes_, about)
 
 
 def _wind(storm: Storm, hour: float) -> float:
@@ -362,7 +395,7 @@ def _place(storm: Storm, hours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return storm.latitude + north[now] - north[start], storm.longitude + east[now] - east[start]
 
 
-def _best_track(storm: Storm, flagged: dict[int, int], size: int) -> list[str]:
+def _best_track(storm: Storm, flagged: dict[int, int], size: int, channel: int) -> list[str]:
     """The lines of metadata/<id>.csv: a row for every hour, analysed at 0, 6, 12 and 18 UTC.
 
     Between those, positions, pressure and wind are interpolated to six digits (intp 1). As in the
@@ -377,7 +410,7 @@ def _best_track(storm: Storm, flagged: dict[int, int], size: int) -> list[str]:
     pressures = np.round(1010 - (winds / 6.7) ** (1 / 0.644))
     winds[winds < 35] = 0
     grades = 2 + np.digitize(winds, (35, 50, 65))
-    lines = [HEADER]
+    lines = [HEADER.replace("_1", f"_{channel}")]
     for hour in range(first, int(nodes[-1]) + 1):
         when = storm.start + timedelta(hours=hour)
         node = (hour - first) // 6
@@ -393,7 +426,7 @@ def _best_track(storm: Storm, flagged: dict[int, int], size: int) -> list[str]:
         image: list[object] = ["", "", ""]
         if hour in flagged:
             share = round(100 * flagged[hour] / size**2, 4)
-            image = [storm.file_name(hour), flagged[hour], share]
+            image = [storm.file_name(hour, channel), flagged[hour], share]
         row = [when.year, when.month, when.day, when.hour, grades[node]]
         row += [f"{number:.6g}" for number in numbers]
         row += [*radii, 0, int(when.hour % 6 != 0), *image]
@@ -416,7 +449,13 @@ def _entry(storm: Storm) -> dict[str, object]:
 
 
 def _check(
-    root: Path, storms: Sequence[Storm], size: int, seed: int, dataset: str, image_folders: str
+    root: Path,
+    storms: Sequence[Storm],
+    size: int,
+    seed: int,
+    dataset: str,
+    image_folders: str,
+    channels: Sequence[int],
 ) -> None:
     """Raise UserError with every fault of the request at once."""
     faults = []
@@ -430,6 +469,8 @@ def _check(
         faults.append(f"dataset is {dataset!r}, expected one of {', '.join(FORMS)}")
     if image_folders not in ("id", "month"):
         faults.append(f"image_folders is {image_folders!r}, expected id or month")
+    if set(channels) - set(CHANNELS):
+        faults.append(f"channels are {[*channels]}, expected some of {[*CHANNELS]}")
     if not storms:
         faults.append("there are no storms")
     ids = [storm.id for storm in storms]
