@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -40,7 +41,13 @@ TASK = "superres"
 
 # What the specification's recipe has otherwise than our defaults; arch "eddy" takes these where a
 # setting is not given.
-SPECIFIED = {"warmup_steps": 0, "condition_dt": False, "consistent": False}
+SPECIFIED = {
+    "warmup_steps": 0,
+    "condition_dt": False,
+    "judged": "frames",
+    "temporal_pool": 1,
+    "consistent": False,
+}
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -58,6 +65,13 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     rest_above: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 500  # content alone, until there is detail worth judging
     condition_dt: bool = True  # temporal discriminator sees x beside y, as the spatial one does
+    # What the discriminators are shown: frames, as specified, or only what these have beyond x, in
+    # units of its spread: of typhoons x4 a seventh of the frames' own, and hidden by the rest. With
+    # weights of 1e-3 frames left the picture as content alone makes it.
+    judged: Literal["detail", "frames"] = "detail"
+    # The temporal one sees means of so many pixels squared; 1: all, as specified. The finest detail
+    # of cloud does not outlive an hour: shown it, the discriminator asked for noise.
+    temporal_pool: PositiveInt = 2
     # Block means of the output are made exactly x. Right only if x is the area mean of y, and then
     # it cannot raise the RMSE; for any other coarsening set it to false.
     consistent: bool = True
@@ -157,12 +171,16 @@ class Model(nn.Module):
             raise ValueError(
                 "arch 'eddy' ends in tanh and needs y within -1..1: scaling.kind range"
             )
-        smallest = 32 if eddy else 16  # batch norm needs more than one pixel after four halvings
         weights = {"spatial": settings.lambda_adv_s, "temporal": settings.lambda_adv_t}
-        if any(weights.values()) and min(H, W) < smallest:
-            raise ValueError(
-                f"y is {H} by {W} pixels; the discriminators need {smallest} by {smallest}"
-            )
+        for name, pool in {"spatial": 1, "temporal": settings.temporal_pool}.items():
+            # batch norm needs more than one pixel after four halvings
+            smallest = pool * (32 if eddy else 16)
+            if weights[name] and min(H, W) < smallest:
+                way_out = ", or a smaller temporal_pool" if pool > 1 else ""
+                raise ValueError(
+                    f"y is {H} by {W} pixels; the {name} discriminator needs {smallest} by "
+                    f"{smallest}{way_out}"
+                )
         if weights["temporal"] and T < 2:
             raise ValueError(f"a window of {T} frame has no change to judge: set lambda_adv_t to 0")
         if settings.consistent and not geometry.block_means:
@@ -205,6 +223,8 @@ class Model(nn.Module):
             seen = ~y.isnan()
             real, fake = y.where(seen, 0.0), fake.where(seen, 0.0)  # alike where nothing is known
             beside = upsampled(x.flatten(0, 1), self.scale, "bilinear").view_as(y)
+            if ours.judged == "detail":
+                real, fake, beside = in_detail(real, fake, beside, seen)
             yield "discriminators", *self._judge(real, fake.detach(), beside, seen, step)
             with frozen(self.discriminators):
                 adversarial, fooled = self._fool(fake, beside)
@@ -238,7 +258,8 @@ class Model(nn.Module):
             total = total + loss
             # forward: what is compiled has no second derivative
             if loss.requires_grad and ours.r1_gamma and step % ours.r1_every == 0:
-                steepness = r1(judge.forward, truth, condition, self._view(name, seen))
+                known = self._view(name, seen.to(real.dtype)) == 1  # all of it, where pooled
+                steepness = r1(judge.forward, truth, condition, known)
                 total = total + ours.r1_gamma / 2 * ours.r1_every * steepness
                 parts[f"r1_{s}"] = steepness.detach()
         return total, parts
@@ -256,12 +277,32 @@ class Model(nn.Module):
         return total, parts
 
     def _view(self, name: str, frames: Tensor) -> Tensor:
-        """A window as one discriminator sees it: frame by frame, or all frames as channels."""
+        """A window as one discriminator sees it: frame by frame, or all frames as channels.
+
+        (B T, C, H, W), or pooled (B, T C, H / temporal_pool, W / temporal_pool).
+        """
         if name == "spatial":
-            return frames[:, self.compared].flatten(0, 1)  # (B T, C, H, W)
-        return frames.flatten(1, 2)  # (B, T C, H, W)
+            return frames[:, self.compared].flatten(0, 1)
+        return F.avg_pool2d(frames.flatten(1, 2), self.settings.temporal_pool)
 
     def _condition(self, name: str, beside: Tensor) -> Tensor | None:
         if name == "temporal" and not self.settings.condition_dt:
             return None
         return self._view(name, beside)
+
+
+FAINT = 0.005  # of the range, 0.45 K: what differs less is not shown with more contrast
+
+
+def in_detail(
+    real: Tensor, fake: Tensor, beside: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the frames have beyond x, over its spread in the real ones; x over its own spread.
+
+    beside: x at the size of y; seen: where the truth is known, elsewhere both details are 0. All
+    (B, T, C, H, W). Spectral norm lets verdicts differ no more than the pictures do, and real and
+    generated frames share all that x says.
+    """
+    detail, made = ((y - beside).where(seen, 0.0) for y in (real, fake))
+    spread = (detail.square().sum() / seen.sum().clamp(min=1)).sqrt().clamp(min=FAINT)
+    return detail / spread, made / spread, beside / beside.std(correction=0).clamp(min=FAINT)

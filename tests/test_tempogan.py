@@ -9,7 +9,7 @@ from pydantic import ValidationError
 import models
 from models import Geometry
 from models._losses import content_loss, r1
-from models.tempogan import Settings
+from models.tempogan import FAINT, Settings, in_detail
 
 torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives
 
@@ -177,7 +177,7 @@ def test_consistency_never_raises_the_error():
 def test_residual_takes_other_factors(scale):
     shape = geometry(h=8, w=9, scale=scale)
     x, y = batch(1, shape)
-    assert build(shape, **SMALL)(x).shape == y.shape
+    assert build(shape, temporal_pool=1, **SMALL)(x).shape == y.shape
 
 
 @both
@@ -193,7 +193,7 @@ def test_any_length_and_size(arch, T):
         ({"arch": "eddy", "n_residual_blocks": 8}, 4, 21),
         ({"arch": "eddy", "n_residual_blocks": 1}, 4, 7),
         ({"arch": "residual", "n_residual_blocks": 8}, 4, 21),
-        ({"arch": "residual", "n_residual_blocks": 2, "consistent": False}, 3, 9),
+        ({"n_residual_blocks": 2, "consistent": False, "temporal_pool": 1}, 3, 9),
     ],
 )
 def test_reach_is_how_far_an_input_matters(settings, scale, reach):
@@ -261,6 +261,84 @@ def test_a_weight_of_zero_is_a_discriminator_not_run(weights, parts):
     assert set(named) - set(optimizers) == parts
 
 
+def judged_pictures(model, x, y):
+    """What the spatial discriminator is shown in its own half: real, generated, x beside them."""
+    shown = []
+    hook = model.discriminators["spatial"].register_forward_pre_hook(
+        lambda _, given: shown.append(given)
+    )
+    next(model.losses(x, y, 1000))
+    hook.remove()
+    ((frames, beside),) = shown
+    real, made = frames.detach().chunk(2)
+    return real, made, beside.chunk(2)[0]
+
+
+def test_judged_is_what_frames_have_beyond_x():
+    model, (x, y) = unzeroed(build(**SMALL)), batch()
+    real, made, beside = judged_pictures(model, x, y)
+    smooth = F.interpolate(x.flatten(0, 1), scale_factor=4, mode="bilinear", align_corners=False)
+    detail, ours = y.flatten(0, 1) - smooth, model(x).detach().flatten(0, 1) - smooth
+    spread = detail.square().mean().sqrt()
+    torch.testing.assert_close(real, detail / spread)
+    torch.testing.assert_close(made, ours / spread)  # of the truth, lest a blur look sharp
+    torch.testing.assert_close(beside, smooth / smooth.std(correction=0))
+
+
+def test_judged_frames_are_shown_as_they_are():
+    model, (x, y) = unzeroed(build(judged="frames", **SMALL)), batch()
+    real, made, beside = judged_pictures(model, x, y)
+    assert torch.equal(real, y.flatten(0, 1))
+    torch.testing.assert_close(made, model(x).detach().flatten(0, 1))
+    smooth = F.interpolate(x.flatten(0, 1), scale_factor=4, mode="bilinear", align_corners=False)
+    assert torch.equal(beside, smooth)
+
+
+def test_faint_detail_is_shown_like_strong_detail():
+    """Spectral norm hides what differs little, and real and generated frames share all of x."""
+    (x, y), (_, other) = batch(), batch(3)
+    smooth = bicubic(x)
+    seen = torch.ones_like(y, dtype=torch.bool)
+    strong, faint = (
+        in_detail(smooth + s * y, smooth + s * other[:2], smooth, seen) for s in (1.0, 0.1)
+    )
+    for one, another in zip(strong, faint, strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5)
+    fainter = in_detail(smooth + 1e-5 * y, smooth, smooth, seen)[0]
+    assert fainter.abs().max() <= 1e-5 / FAINT * 1.1  # noise is not blown up
+
+
+def test_detail_counts_where_the_truth_is_known():
+    y = torch.tensor([3.0, -1.0, 7.0, 2.0]).view(1, 1, 1, 2, 2)
+    beside = torch.tensor([0.0, 3.0, 5.0, 2.0]).view_as(y)
+    seen = torch.tensor([True, True, False, True]).view_as(y)
+    real, made, _ = in_detail(y.where(seen, 0.0), -y.where(seen, 0.0), beside, seen)
+    spread = (9 + 16 + 0) ** 0.5 / 3**0.5
+    assert real.flatten().tolist() == pytest.approx([3 / spread, -4 / spread, 0, 0])
+    assert made.flatten().tolist() == pytest.approx([-3 / spread, -2 / spread, 0, -4 / spread])
+    flat, _, coarse = in_detail(beside, beside, beside, seen & False)
+    assert not flat.any()
+    assert coarse.isfinite().all()
+    nothing = in_detail(0 * beside, 0 * beside, 0 * beside, seen)
+    assert all(picture.eq(0).all() for picture in nothing)
+
+
+def test_the_temporal_discriminator_sees_means():
+    """What has no means over 2x2 pixels is hidden from it, and what has is not."""
+    x, y = batch()
+    chess = 1.0 - 2 * (torch.arange(32)[:, None] + torch.arange(32)).remainder(2)
+    stripes = 1.0 - 2 * (torch.arange(32) // 2).remainder(2)
+
+    def verdicts(added, pool):
+        model = build(temporal_pool=pool, lambda_adv_s=0, judged="frames", **SMALL).eval()
+        parts = next(model.losses(x, y + added, 1000))[2]
+        return parts["d_real_t"].item()
+
+    assert verdicts(chess, 2) == pytest.approx(verdicts(0, 2), abs=1e-6)
+    assert verdicts(chess, 1) != pytest.approx(verdicts(0, 1), abs=1e-4)
+    assert verdicts(stripes, 2) != pytest.approx(verdicts(0, 2), abs=1e-4)
+
+
 @pytest.mark.parametrize("adversarial", ["bce", "hinge"])
 @pytest.mark.parametrize("mask", [False, True])
 @both
@@ -321,12 +399,14 @@ def test_autocast(arch, dtype, adversarial):
 
 def test_arch_brings_its_defaults_and_the_given_wins():
     ours, specified = Settings(), Settings(arch="eddy")
-    assert (ours.warmup_steps, ours.condition_dt, ours.consistent) == (500, True, True)
+    assert (ours.condition_dt, ours.consistent) == (True, True)
+    assert (ours.judged, ours.temporal_pool) == ("detail", 2)
     assert (specified.warmup_steps, specified.condition_dt, specified.consistent) == (
         0,
         False,
         False,
     )
+    assert (specified.judged, specified.temporal_pool) == ("frames", 1)
     assert Settings(arch="eddy", warmup_steps=7, condition_dt=True).warmup_steps == 7
     assert Settings(**specified.model_dump()) == specified
 
@@ -349,7 +429,14 @@ def test_bad_settings_are_refused(bad):
         ((3, 1, 8, 8), (3, 1, 33, 33), {}, "8 by 8 pixels and y 33 by 33"),
         ((3, 1, 8, 8), (3, 1, 8, 8), {}, "one whole number, 2 or more"),
         ((3, 1, 8, 8), (3, 1, 16, 16), {"arch": "eddy"}, "scale 4, not 2"),
-        ((3, 1, 3, 8), (3, 1, 12, 32), {}, "12 by 32 pixels; the discriminators need 16 by 16"),
+        (
+            (3, 1, 3, 8),
+            (3, 1, 12, 32),
+            {},
+            "12 by 32 pixels; the spatial discriminator needs 16 by 16",
+        ),
+        ((3, 1, 7, 8), (3, 1, 28, 32), {}, "temporal discriminator needs 32 by 32, or a smaller"),
+        ((3, 1, 7, 8), (3, 1, 28, 32), {"arch": "eddy"}, "28 by 32 .* spatial .* needs 32 by 32"),
         ((1, 1, 8, 8), (1, 1, 32, 32), {}, "set lambda_adv_t to 0"),
     ],
 )

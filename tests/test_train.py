@@ -431,7 +431,7 @@ def test_refuses_the_split_of_another_store(data: Path, tmp_path: Path) -> None:
         ("training.device=tpu", "expected auto, cpu, cuda or cuda:1"),
         ("training.precision=fp16|training.device=cpu", "fp16 needs a GPU"),
         ("model.arch=eddy|scaling.kind=standard", "needs y within -1..1"),
-        ("model.arch=eddy|training.patch_size=16", "the discriminators need 32 by 32"),
+        ("model.arch=eddy|training.patch_size=16", "the spatial discriminator needs 32 by 32"),
         ("task.coarsening=bicubic", "consistent: true needs x to be area means"),
         ("model.arch=eddy|task.factor=2", "arch 'eddy' is for scale 4"),
     ],
