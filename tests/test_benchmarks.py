@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 
 import models
+from pipeline import score_files
+from pipeline.scorecard import Judge, Yardstick
+from pipeline.scores import Scores, TrackScores
 from pipeline.sources import synthetic
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -311,3 +314,29 @@ def test_gpu_s_parts_run_without_one(tmp_path):
     (inference,) = told["parts"]["inference"]["rows"]
     assert inference["what"].startswith("frames of 128 made 512")
     assert "CPU" in told["machine"]["device"]
+
+
+def test_superres_spectra(tmp_path):
+    """Half of the amplitude is a quarter of the power, in every band and over all tracks."""
+    yardstick = Yardstick(150, 330, "K", 5, "km")
+    by_track = {}
+    for seed, id in enumerate(("200001", "200002")):
+        judge = Judge(yardstick, ("model", "bicubic", "bicubic_means"))
+        random = torch.Generator().manual_seed(seed)
+        truth = 250 + 10 * torch.randn(1, 512, 512, generator=random)
+        half = 250 + (truth - 250) / 2
+        judge.frame({"model": half, "bicubic": truth, "bicubic_means": half}, truth, follows=False)
+        by_track[id] = TrackScores(judge.cards)
+    told = score_files.sums(Scores(yardstick, by_track, {}))
+    (tmp_path / "scores.sums.json").write_text(json.dumps(told))
+    done = subprocess.run(
+        [sys.executable, FOLDER / "superres_spectra.py", tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    tables = done.stdout.strip().split("\n\n")
+    assert [table.split(" | ")[0] for table in tables] == ["| 200001", "| 200002", "| all"]
+    for table in tables:
+        *_, bicubic, _, model = (row.split(" | ")[1:] for row in table.splitlines())
+        assert bicubic == ["0.000", "1.000", "1.00", "1.00", "1.00", "- |"]
+        assert float(model[0]) == pytest.approx(5, abs=0.02)
+        assert model[2:] == ["0.25", "0.25", "0.25", "- |"]
