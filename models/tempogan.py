@@ -7,7 +7,8 @@ arch "eddy" is the specification's networks (x4, batch norm, tanh), layer for la
 order. It differs in the discriminators' last activation: they return logits, and the loss is BCE
 with logits, the same function.
 arch "residual", the default, is the same trunk without batch norm that adds detail to the bicubic
-up-sampling; its discriminators are bounded by spectral norm, and judge every frame of the window.
+up-sampling; its discriminators are bounded by spectral norm, see what frames have beyond x, and
+judge every frame of the window.
 
 After Xie et al. 2018 (tempoGAN), whose temporal discriminator sees advected frames; these are not.
 """
@@ -42,6 +43,8 @@ TASK = "superres"
 # What the specification's recipe has otherwise than our defaults; arch "eddy" takes these where a
 # setting is not given.
 SPECIFIED = {
+    "lambda_adv_s": 1e-3,
+    "lambda_adv_t": 1e-3,
     "warmup_steps": 0,
     "condition_dt": False,
     "judged": "frames",
@@ -56,8 +59,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     width: PositiveInt = 64  # channels of the trunk; as specified
     content: Content = "l1"  # as specified; "mse" is what RMSE asks for, and blurs more
     lambda_content: NonNegativeFloat = 1.0  # as specified
-    lambda_adv_s: NonNegativeFloat = 1e-3  # as specified; 0: no spatial discriminator
-    lambda_adv_t: NonNegativeFloat = 1e-3  # as specified; 0: no temporal discriminator
+    # Specified 1e-3 each; 0: no such discriminator. What they bring back is power, not knowledge:
+    # these cost a typhoon's RMSE some 6 % (docs/RESULTS.md), and more of them more.
+    lambda_adv_s: NonNegativeFloat = 5e-4
+    lambda_adv_t: NonNegativeFloat = 2e-3
     adversarial: Adversarial = "bce"  # as specified; hinge stands a strong discriminator better
     r1_gamma: NonNegativeFloat = 0.0  # usual 1 to 10; 0: none. Costs a double backward pass
     r1_every: PositiveInt = 16  # steps; lazy as in StyleGAN2: r1_every times the weight

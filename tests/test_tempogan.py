@@ -401,6 +401,7 @@ def test_arch_brings_its_defaults_and_the_given_wins():
     ours, specified = Settings(), Settings(arch="eddy")
     assert (ours.condition_dt, ours.consistent) == (True, True)
     assert (ours.judged, ours.temporal_pool) == ("detail", 2)
+    assert (specified.lambda_adv_s, specified.lambda_adv_t) == (1e-3, 1e-3)
     assert (specified.warmup_steps, specified.condition_dt, specified.consistent) == (
         0,
         False,
