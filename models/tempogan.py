@@ -71,7 +71,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     warmup_steps: NonNegativeInt = 500  # content alone, until there is detail worth judging
     condition_dt: bool = True  # temporal discriminator sees x beside y, as the spatial one does
     # What the discriminators are shown: frames, as specified, or only what these have beyond x, in
-    # units of its spread: of typhoons x4 a seventh of the frames' own, and hidden by the rest. With
+    # units of its spread: of typhoons x4 a sixth of the frames' own, and hidden by the rest. With
     # weights of 1e-3 frames left the picture as content alone makes it.
     judged: Literal["detail", "frames"] = "detail"
     # The temporal one sees means of so many pixels squared; 1: all, as specified. The finest detail
@@ -296,7 +296,7 @@ class Model(nn.Module):
         return self._view(name, beside)
 
 
-FAINT = 0.005  # of the range, 0.45 K: what differs less is not shown with more contrast
+FAINT = 0.005  # normalised; 0.45 K of typhoons: what differs less is not shown with more contrast
 
 
 def in_detail(
