@@ -36,6 +36,7 @@ from models._losses import (
     r1,
     resting,
 )
+from models._ranks import mean_everywhere, ranks, spread_everywhere
 from models._settings import taken_by
 
 TASK = "superres"
@@ -309,5 +310,6 @@ def in_detail(
     generated frames share all that x says.
     """
     detail, made = ((y - beside).where(seen, 0.0) for y in (real, fake))
-    spread = (detail.square().sum() / seen.sum().clamp(min=1)).sqrt().clamp(min=FAINT)
-    return detail / spread, made / spread, beside / beside.std(correction=0).clamp(min=FAINT)
+    known = mean_everywhere(seen.sum().float()).clamp(min=1 / ranks())
+    spread = (mean_everywhere(detail.square().sum()) / known).sqrt().clamp(min=FAINT)
+    return detail / spread, made / spread, beside / spread_everywhere(beside).clamp(min=FAINT)

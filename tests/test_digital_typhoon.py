@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import convert, demands, raw_tree, sources, store, verify
+from pipeline import convert, demands, raw_tree, sources, store, tasks, verify
 from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
 from pipeline.provenance import fingerprint
@@ -519,8 +519,10 @@ def test_a_training_is_told_of_mirrors_and_of_both_hemispheres(tiny, capsys):
     tiny.write(0, "202103")
     north, south, unknown = tiny.store()
 
-    def told(tracks, augment):
-        demands.say_mirrored(tracks, TrainSettings(augment=augment))
+    def told(tracks, augment, kind="forecast"):
+        channels = [{"name": "ir", "units": "K", "valid_min": 150.0, "valid_max": 330.0}]
+        task = tasks.build(kind, tasks.SETTINGS[kind](), 3, channels)
+        demands.say_mirrored(task, tracks, TrainSettings(augment=augment))
         return capsys.readouterr().err
 
     assert "mirrors half of the samples" in told([north, unknown], True)
@@ -533,6 +535,7 @@ def test_a_training_is_told_of_mirrors_and_of_both_hemispheres(tiny, capsys):
     of_tree = list(raw_tree.opened(tiny.root))
     capsys.readouterr()
     assert "mirrors half" in told(of_tree, True)
+    assert told([north, south], True, "superres") == ""  # of which no frame knows how it turns
 
 
 # V3: a tree for each channel and basin

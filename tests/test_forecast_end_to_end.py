@@ -332,8 +332,8 @@ def test_resumed_within_an_epoch_is_the_undisturbed_run(home: Path, tmp_path: Pa
     training.train(asked, tmp_path / "whole")
     trainer = training.Trainer.of(asked, tmp_path / "cut")
     calls = iter([False, False, True, True])
-    with training.open_log(tmp_path / "cut", 0, trainer.fabric.device) as log:
-        trainer.fit(log, lambda: next(calls, True))
+    with training.open_log(tmp_path / "cut", 0, trainer.fabric, trainer.health) as log:
+        training.fit(trainer, log, lambda: next(calls, True))
     run_settings.write(tmp_path / "cut" / "settings.yaml", asked)
     training.train(asked, tmp_path / "cut", resume=True)
     one, other = (

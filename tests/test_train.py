@@ -24,7 +24,6 @@ from pipeline import (
     checkpoint,
     convert,
     demands,
-    engine,
     manifest,
     runlog,
     settings,
@@ -73,7 +72,7 @@ def small(data: Path, *more: str) -> settings.RunSettings:
 
 
 def made(of: settings.RunSettings) -> trainer.Trainer:
-    return trainer.Trainer.of(of, Path("none"), engine.make_fabric(of.training))
+    return trainer.Trainer.of(of, Path("none"))
 
 
 def stop_in(
@@ -456,7 +455,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(
         f"training.log_every_steps={every}",
         f"training.validate_every_steps={validate_every}",
     ]
-    with pytest.raises(UserError, match="no longer finite at step"):
+    with pytest.raises(UserError, match=r"(no longer finite|has exploded to .*) at step"):
         train.train(small(data, *broken), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 

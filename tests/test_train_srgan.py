@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(of: settings.RunSettings) -> trainer.Trainer:
-    return trainer.Trainer.of(of, Path("none"), make_fabric(of.training))
+    return trainer.Trainer.of(of, Path("none"))
 
 
 def write_vgg(file: Path) -> None:
