@@ -316,6 +316,7 @@ def test_gpu_s_parts_run_without_one(tmp_path):
     assert "CPU" in told["machine"]["device"]
 
 
+@pytest.mark.slow
 def test_superres_spectra(tmp_path):
     """Half of the amplitude is a quarter of the power, in every band and over all tracks."""
     yardstick = Yardstick(150, 330, "K", 5, "km")

@@ -296,7 +296,13 @@ def said(data: Path, *words: str) -> str:
     return found.output
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("pastnet", "srgan") else n
+        for n in models.names()
+    ],
+)
 def test_a_dry_run_of_every_model(
     data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

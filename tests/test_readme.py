@@ -50,7 +50,8 @@ def links(text: str) -> set[str]:
 
 
 def links_but_to_each_other(text: str) -> set[str]:
-    return links(text) - {ENGLISH, CHINESE}
+    """A page in the README's own language counts as that page."""
+    return {link.replace(".zh-CN.", ".") for link in links(text) - {ENGLISH, CHINESE}}
 
 
 def tables(text: str) -> list[tuple[int, Counter[str]]]:

@@ -284,7 +284,10 @@ def gently(name: str) -> list[str]:
     return [GENTLY] if name == "tempogan" else []
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "pastnet" else n for n in models.names()],
+)
 def test_two_processes_train_as_one(data: Path, tmp_path: Path, start: Start, name: str) -> None:
     asked = of_model(name, "training.epochs=2", *gently(name))
     two = start(words(data, tmp_path / "two", asked), tmp_path / "said")
