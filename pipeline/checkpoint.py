@@ -27,6 +27,7 @@ from pipeline.settings import RunSettings
 FORMAT = "eddy checkpoint"
 FORMAT_VERSION = 1
 PREVIOUS = "previous"  # the name of the last checkpoint but one
+PRETRAINED = "pretrained"  # and of the best from before all players took part
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,19 @@ def plain(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def keep_previous(last: Path) -> None:
-    """Keep what is there under the name previous.ckpt beside it, before another takes its place.
+def keep(path: Path, name: str) -> None:
+    """Keep what is there under another name beside it, before another takes its place.
 
     A second name of the same file, which costs no time; where the disk has no such names, a copy.
     """
-    previous = last.with_name(f"{PREVIOUS}.ckpt")
-    if not last.is_file() or (previous.is_file() and previous.samefile(last)):
+    kept = path.with_name(f"{name}.ckpt")
+    if not path.is_file() or (kept.is_file() and kept.samefile(path)):
         return  # the second: a kill came between the two
-    with atomic.replacing(previous) as temporary:
+    with atomic.replacing(kept) as temporary:
         try:
-            temporary.hardlink_to(last)
+            temporary.hardlink_to(path)
         except OSError:
-            shutil.copyfile(last, temporary)
+            shutil.copyfile(path, temporary)
 
 
 def latest(run: Path) -> tuple[Checkpoint, Path]:

@@ -73,6 +73,7 @@ class Position:
     best: float = math.inf  # validation RMSE, physical units
     best_epoch: int = 0  # that held it, counted from 1; 0: none yet
     stale_epochs: int = 0  # whole ones since that
+    players: int = 0  # that have taken part in a step
 
 
 @dataclass
@@ -268,7 +269,28 @@ class Trainer:
             self.averaged.update(self.model)
         at.step += 1
         at.batch += len(batches)
+        self.welcome(len(outcome.losses))
         return outcome
+
+    def welcome(self, players: int) -> None:
+        """When discriminators join: what was best without them is another model.
+
+        It stays as pretrained.ckpt, and best.ckpt is chosen anew among those to come.
+        """
+        at = self.position
+        if 0 < at.players < players and at.best < math.inf:
+            at.best, at.best_epoch, at.stale_epochs = math.inf, 0, 0
+            engine.by_first(self.fabric, self.keep_pretrained)
+            say(
+                f"step {at.step}: all players take part now, and the best is chosen anew; what was "
+                f"best until here stays as {checkpoint.PRETRAINED}.ckpt"
+            )
+        at.players = max(at.players, players)
+
+    def keep_pretrained(self) -> None:
+        folder = self.run / "checkpoints"
+        if not (folder / f"{checkpoint.PRETRAINED}.ckpt").exists():  # as after a kill it does
+            checkpoint.keep(folder / "best.ckpt", checkpoint.PRETRAINED)
 
     def compile(self) -> str:
         """Compile the networks, if the settings ask for it; what to say of it, or "".
@@ -412,7 +434,7 @@ class Trainer:
         )
         path = self.run / "checkpoints" / f"{name}.ckpt"
         if name == "last":
-            checkpoint.keep_previous(path)
+            checkpoint.keep(path, checkpoint.PREVIOUS)
         checkpoint.save(path, state)
 
     def restore(self, old: Checkpoint, path: Path) -> None:

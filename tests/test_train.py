@@ -286,6 +286,27 @@ def test_a_best_within_an_epoch_counts_for_early_stopping(
     assert (at.epoch, at.best, at.best_epoch, at.stale_epochs) == (4, 4, 2, 2)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_best_is_chosen_anew_when_discriminators_join(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """What content alone made has the lower RMSE; it is kept, but is not what was asked for."""
+    more = ["model.warmup_steps=8", "training.epochs=3", "training.patience=2"]
+    scripted(monkeypatch, 5, 7, 6)
+    run = tmp_path / "run"
+    if cut:  # in the step in which they join
+        with pytest.MonkeyPatch.context() as patch:
+            stop_in(patch, 9)
+            assert train.train(small(data, *more), run).stopped
+    done = train.train(small(data, *more), run, resume=cut)
+    assert (done.position.best, done.position.best_epoch) == (6, 3)
+    epochs = {
+        name: checkpoint.load(checkpoint.in_run(run, name)).training["position"]["epoch"]
+        for name in ("pretrained", "best")
+    }
+    assert epochs == {"pretrained": 1, "best": 3}
+
+
 def test_the_command_says_in_which_epoch_the_best_was(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
