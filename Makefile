@@ -11,7 +11,7 @@ test: .venv/.installed            ## each file in one process, as many at once a
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 slow: .venv/.installed            ## the tests that take longer than 5 s each
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

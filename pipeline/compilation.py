@@ -15,28 +15,33 @@ MODES = {"on": "default", "graphs": "reduce-overhead"}  # ours -> torch's
 TOLERANCE = 0.02  # relative, of losses and gradient norms over some steps: bf16 rounds otherwise
 
 
-def compile_networks(
+def tried(
     model: nn.Module, how: Literal["on", "graphs"], trial: Callable[[Any], list[float]]
 ) -> str:
-    """Compile, in place, every network that has an optimizer; "" or why none was compiled.
+    """Why a copy of the model cannot be compiled, or comes to something else; or "".
 
     trial: some steps of a copy of the model, and what they came to; from equal copies the same.
-    The model's weights and names stay as they are.
     """
+    from torch._inductor import config
+
+    config.fallback_random = True  # the random numbers of who trains without
     try:
         expected = trial(copy.deepcopy(model))
         other = copy.deepcopy(model)
-        for network in networks(other):
-            network.compile(mode=MODES[how], dynamic=False)
+        compile_networks(other, how)
         found = trial(other)
     except Exception as error:  # whatever a compiler may stumble over: training works without
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     for one, two in zip(expected, found, strict=True):
         if not math.isclose(one, two, rel_tol=TOLERANCE, abs_tol=1e-6):
             return f"its results differ: {two:.6g} instead of {one:.6g}"
+    return ""
+
+
+def compile_networks(model: nn.Module, how: Literal["on", "graphs"]) -> None:
+    """Compile, in place, every network that has an optimizer; weights and names stay."""
     for network in networks(model):
         network.compile(mode=MODES[how], dynamic=False)
-    return ""
 
 
 def networks(model: Any) -> Iterator[nn.Module]:

@@ -150,11 +150,11 @@ def by_first(fabric: Fabric, work: Callable[[], R]) -> R:
     if fabric.world_size == 1:
         return work()
     told: list[Any] = [None, False]
-    failed: BaseException | None = None
+    failed: Exception | None = None
     if fabric.is_global_zero:
         try:
             told[0] = work()
-        except (UserError, OSError) as error:
+        except Exception as error:  # whatever it is: the others wait to hear of it
             failed, told[1] = error, True
     dist.broadcast_object_list(told)
     if failed:

@@ -13,7 +13,9 @@ from pipeline.progress import say
 from pipeline.store import few
 
 EXPLODED = 1000.0  # times a loss at the beginning, or times 1 if that is more
-SURE = 0.99  # a discriminator that gives truth more, and what is made less than the rest
+# A discriminator that gives truth more, and what is made less, has won. (With its labels smoothed
+# by 0.1 it gives truth 0.9 at best.)
+SURE_OF_TRUTH, SURE_OF_MADE = 0.85, 0.01
 LOOKS = 5  # in a row, before that is said
 
 
@@ -80,7 +82,7 @@ class Health:
                 continue
             which = name.removeprefix("loss/d_real")
             on_fake = means.get(f"loss/d_fake{which}", 0.0)
-            won = sigmoid(on_real) > SURE and sigmoid(on_fake) < 1 - SURE
+            won = sigmoid(on_real) > SURE_OF_TRUTH and sigmoid(on_fake) < SURE_OF_MADE
             self.sure[which] = self.sure.get(which, 0) + 1 if won else 0
             if self.sure[which] == LOOKS:
                 judged = f"D(real) {sigmoid(on_real):.3f}, D(fake) {sigmoid(on_fake):.3f}"

@@ -105,7 +105,7 @@ def open_log(run: Path, step: int, fabric: Fabric, health: Health) -> Iterator[L
     )
     path = run / "metrics.jsonl"
     kept = [line for line in read_log(run) if line["step"] <= step]
-    board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+    board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
     with atomic.replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     with path.open("a") as file:

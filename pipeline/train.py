@@ -5,6 +5,7 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, samples
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,6 +45,14 @@ MAY_CHANGE = {
     "training.patience",
     "model.vgg_weights",  # where the same file lies
 }
+# And what a training that went wrong is told to change.
+MENDS = {
+    "training.lr",
+    "training.lr_of",
+    "training.clip",
+    "training.precision",
+    "model.rest_above",
+}
 AGREED_EVERY = 10  # steps: then several processes ask each other whether one was told to stop
 
 
@@ -72,10 +81,11 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
         if not fabric.is_global_zero:
             inside.enter_context(muted())
         try:
-            return begun(settings, run, resume, fabric)
+            done = begun(settings, run, resume, fabric)
+            engine.parted(fabric)
+            return done
         except torch.cuda.OutOfMemoryError:
-            engine.parted(fabric)  # what follows must not wait for other processes
-            raise UserError(too_large(settings, run)) from None
+            raise UserError(too_large(settings, run, fabric.world_size)) from None
         except Unhealthy:
             if fabric.is_global_zero:
                 raise
@@ -89,8 +99,6 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
                 f"{run}: another process of this training has ended (its own words are above, if "
                 "it had any); run the same command again with --resume"
             ) from None
-        finally:
-            engine.parted(fabric)
 
 
 def begun(settings: RunSettings, run: Path, resume: bool, fabric: Fabric) -> Trained:
@@ -115,15 +123,18 @@ def begun(settings: RunSettings, run: Path, resume: bool, fabric: Fabric) -> Tra
             held.enter_context(atomic.claimed(run, told))
             for stale in last.parent.glob(".*.tmp"):  # left by one that was killed while writing
                 stale.unlink()
+            if old and found != last:  # damaged: it must not take the good one's place
+                last.unlink(missing_ok=True)
             run_settings.write(run / "settings.yaml", settings)
             atomic.write_json(run / "scaling.json", trainer.told_scaling())
         say(trainer.told_model())
         if old and (note := trainer.told_schedule(old.settings.training.epochs)):
             say(note)
+        stopping = held.enter_context(told_to_stop())
         if note := trainer.compile():
             say(note)
         log = open_log(run, trainer.position.step, fabric, trainer.health)
-        return fit(trainer, held.enter_context(log), held.enter_context(told_to_stop()))
+        return fit(trainer, held.enter_context(log), stopping)
 
 
 def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained:
@@ -144,7 +155,9 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
     with progress("train", trainer.total_steps - at.step, "steps") as advance:
         while at.epoch < t.epochs:
             if t.patience and at.stale_epochs >= t.patience:
-                return done(f"no better for {t.patience} epochs")
+                some = at.players < len(trainer.optimizers)
+                why = "; not all players have taken part" if some else ""
+                return done(f"no better for {t.patience} epochs{why}")
             batches = trainer.batches(at.epoch, at.batch)
             while micro := list(islice(batches, t.accumulate)):
                 rates, place = trainer.rates(at.step), trainer.place(len(micro))
@@ -166,16 +179,19 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
             at.epoch, at.batch = at.epoch + 1, 0
             log.flush(at.step, at.epoch, rates)
             scores = trainer.validated(log)
-            if due(at.epoch, t.sample_every_epochs):
-                trainer.draw_samples(log)
             advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
             trainer.keep(scores[MODEL])
+            if due(at.epoch, t.sample_every_epochs):
+                trainer.draw_samples(log)
+            log.clear()  # the next steps are timed from here
     return done("" if scores else "nothing was left to train; for more, --set training.epochs=N")
 
 
-def too_large(settings: RunSettings, run: Path) -> str:
-    """What to say of a training that a GPU's memory does not hold."""
+def too_large(settings: RunSettings, run: Path, devices: int) -> str:
+    """What to say of a training that a GPU's memory does not hold; devices: that share a batch."""
     told = f"{run}: the GPU has too little memory for this training"
+    training = settings.training.model_copy(update={"devices": devices})
+    settings = settings.model_copy(update={"training": training})
     if way := budget.way_out(settings, run):
         return f"{told}; {way}"
     forecast = isinstance(settings.task, ForecastSettings)
@@ -194,9 +210,13 @@ def refuse_other_run(old: Checkpoint, settings: RunSettings, path: Path) -> None
             f"not of {settings.model_name}; train that into another --run"
         )
     other = run_settings.differing(old.settings, settings)
-    if changed := {k: v for k, v in other.items() if k not in MAY_CHANGE}:
+    mends = {k: v for k, v in other.items() if re.match(rf"({'|'.join(MENDS)})(\.|$)", k)}
+    if changed := {k: v for k, v in other.items() if k not in MAY_CHANGE | mends.keys()}:
         told = "; ".join(f"{k} was {was}, now {now}" for k, (was, now) in changed.items())
         raise UserError(f"{path}: --resume cannot change {told}; train that into another --run")
+    if mends:
+        told = "; ".join(f"{k} {now}, not {was}" for k, (was, now) in mends.items())
+        say(f"the training goes on with {told}")
 
 
 def due(step: int, every: int) -> bool:

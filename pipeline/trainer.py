@@ -285,6 +285,7 @@ class Trainer:
                 f"step {at.step}: all players take part now, and the best is chosen anew; what was "
                 f"best until here stays as {checkpoint.PRETRAINED}.ckpt"
             )
+            self.health.usual.clear()  # another game, with other losses
         at.players = max(at.players, players)
 
     def keep_pretrained(self) -> None:
@@ -302,10 +303,13 @@ class Trainer:
             return ""
         say("compiling the networks, after a trial without; this takes minutes")
         state = engine.random_state(self.fabric)
+        precision = self.fabric.strategy.precision
+        scaler = dict(precision.state_dict())
         batch = next(self.batches(0, 0))
 
         def trial(model: Any) -> list[float]:
             engine.set_random_state(self.fabric, state, t.seed)
+            precision.load_state_dict(scaler)
             optimizers = {
                 name: optimizer_of(self.fabric, t, net.parameters(), t.lr_of.get(name, t.lr))
                 for name, net in model.players().items()
@@ -318,10 +322,13 @@ class Trainer:
                 found += [*made.losses.values(), *made.norms.values()]
             return [float(value) for value in found]
 
-        why = compilation.compile_networks(self.model, how, trial)
+        why = compilation.tried(self.model, how, trial)
         engine.set_random_state(self.fabric, state, t.seed)
-        if why:
+        precision.load_state_dict(scaler)
+        if engine.agreed(self.fabric, bool(why)):
+            why = why or "another process says so"
             return f"training.compile {how} is not to be had here, training goes on without: {why}"
+        compilation.compile_networks(self.model, how)
         self.replays = how == "graphs"
         return ""
 
@@ -446,12 +453,19 @@ class Trainer:
                 "resume with the same ones"
             )
         state = old.training
-        self.model.load_state_dict(old.weights)
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        if self.averaged and old.averaged:
-            self.averaged.module.load_state_dict(old.averaged)
-            self.averaged.count = state["averaged"]
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        engine.set_random_state(self.fabric, state["random"], self.settings.training.seed)
-        self.position = Position(**state["position"])
+        try:
+            self.model.load_state_dict(old.weights)
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            if self.averaged and old.averaged:
+                self.averaged.module.load_state_dict(old.averaged)
+                self.averaged.count = state["averaged"]
+            if state["scaler"]:  # of fp16
+                self.fabric.strategy.precision.load_state_dict(state["scaler"])
+            engine.set_random_state(self.fabric, state["random"], self.settings.training.seed)
+            self.position = Position(**state["position"])
+        except (RuntimeError, KeyError, TypeError, ValueError):  # of names, of shapes
+            raise UserError(
+                f"{path}: of another version of eddy, or damaged: what it holds does not fit this "
+                "training; train into another --run, or use the eddy that wrote it"
+            ) from None

@@ -252,7 +252,7 @@ def test_a_smaller_patch_where_no_batch_fits(gan: Budget) -> None:
     assert found
     assert found.needs < least
     assert found.patch == 24
-    with pytest.raises(ValueError, match="the discriminators need 16 by 16"):
+    with pytest.raises(ValueError, match="the spatial discriminator needs 16 by 16"):
         Practice(gan.case, 8)
     smallest = min(
         gan.choice(practice, b).needs

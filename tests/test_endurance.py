@@ -38,7 +38,7 @@ SMALL = [
     "training.device=cpu",
 ]
 NARROW = {
-    "tempogan": ["n_residual_blocks=1", "width=8", "warmup_steps=2"],
+    "tempogan": ["n_residual_blocks=1", "width=8", "warmup_steps=2", "temporal_pool=1"],
     "srgan": [
         "n_residual_blocks=1", "width=8", "fine_width=4", "discriminator_width=8",
         "pretrain_steps=2",

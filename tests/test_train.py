@@ -378,8 +378,24 @@ def test_resume_refuses_another_model_and_other_settings(data: Path, undisturbed
     other = small(data).model_copy(update={"model": {"name": "srgan"}})
     with pytest.raises(UserError, match="checkpoint of the model tempogan, not of srgan"):
         train.train(other, undisturbed, resume=True)
-    with pytest.raises(UserError, match=r"cannot change training.lr was 0.0005, now 0.1"):
-        train.train(small(data, "training.lr=0.1"), undisturbed, resume=True)
+    with pytest.raises(UserError, match=r"cannot change training.beta2 was 0.999, now 0.5"):
+        train.train(small(data, "training.beta2=0.5"), undisturbed, resume=True)
+
+
+def test_what_a_training_that_went_wrong_is_told_to_change_may_be_changed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_in(monkeypatch, 3)
+    train.train(small(data), tmp_path / "run")
+    more = ["training.lr=1e-4", "training.clip=0.5", "training.lr_of.discriminators=1e-5"]
+    capsys.readouterr()
+    assert not train.train(small(data, *more), tmp_path / "run", resume=True).stopped
+    said = capsys.readouterr().err
+    assert "training.clip 0.5, not 1.0; training.lr 0.0001, not 0.0005" in said
+    assert "training.lr_of.discriminators 1e-05" in said
+    lines = read_log(tmp_path / "run")
+    assert lines[0]["lr/generator"] > 1e-4 > lines[-2]["lr/generator"]
+    assert lines[-2]["lr/discriminators"] < 1e-5
 
 
 def test_resume_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
