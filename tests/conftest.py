@@ -13,6 +13,7 @@ import pytest
 from pipeline import convert as converting
 from pipeline import store
 from pipeline.convert import ConvertSettings
+from pipeline.sources.synthetic import Storm, write_tree
 
 # A console keeps the width that it finds when it is made; tests give theirs each time
 os.environ.pop("COLUMNS", None)
@@ -92,6 +93,26 @@ class Tiny:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     return Tiny(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For trainings: WP.zarr, of three storms of 10 hours, 48x48, and WP.split.json."""
+    import torch
+
+    from pipeline import split
+
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("data")
+    storms = [
+        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10, latitude=10.0 + n)
+        for n in (1, 2, 3)
+    ]
+    write_tree(home / "WP", storms, size=48)
+    settings = ConvertSettings()
+    converting.convert(home / "WP", home / "WP.zarr", settings, manifests=home, workers=1)
+    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
+    return home
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ from pipeline.budget import Budget, Case, Living, Practice
 from pipeline.errors import UsageError, UserError
 from pipeline.settings import RunSettings
 from pipeline.sources.options import Options
-from pipeline.sources.synthetic import Storm, write_tree
 from pipeline.sources.synthetic_world import World, write
 
 SMALL = [
@@ -55,20 +53,6 @@ NARROW = {
     ],
     "st_rainnet": ["hidden=[4,4]"],
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with WP.zarr (three storms of 10 hours, 48x48) and WP.split.json."""
-    torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10) for n in (1, 2, 3)]
-    write_tree(home / "WP", storms, size=48)
-    convert.convert(
-        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
-    )
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
-    return home
 
 
 def small(name: str, *more: str) -> list[str]:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from typer.testing import CliRunner
 
 import cli
 import models
-from pipeline import atomic, checkpoint, convert, settings, split, train, trainer
+from pipeline import atomic, checkpoint, settings, train, trainer
 from pipeline.runlog import read_log
-from pipeline.sources.synthetic import Storm, write_tree
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -49,23 +47,6 @@ NARROW = {
 }  # fmt: skip
 
 every_model = pytest.mark.parametrize("name", models.names())
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """WP.zarr, of three storms of 10 hours, 48x48, and WP.split.json."""
-    torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [
-        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10, latitude=10.0 + n)
-        for n in (1, 2, 3)
-    ]
-    write_tree(home / "WP", storms, size=48)
-    convert.convert(
-        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
-    )
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
-    return home
 
 
 def of_model(name: str, *more: str) -> list[str]:

@@ -15,11 +15,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from pipeline import checkpoint, convert, engine, settings, split, steps, train, trainer
+from pipeline import checkpoint, engine, settings, steps, train, trainer
 from pipeline.errors import UserError
 from pipeline.health import LOOKS, Health, Place, Unhealthy
 from pipeline.runlog import read_log
-from pipeline.sources.synthetic import Storm, write_tree
 from pipeline.steps import Batch, Outcome
 from pipeline.trainer import Trainer
 
@@ -37,23 +36,6 @@ SRGAN = [
     "model.discriminator_width=4", "model.pretrain_steps=1",
 ]  # fmt: skip
 ST_RAINNET = ["model.name=st_rainnet", "model.hidden=[4,4]", "task.past=2", "task.future=1"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """WP.zarr, of three storms of 10 hours, 48x48, and WP.split.json."""
-    torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [
-        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10, latitude=10.0 + n)
-        for n in (1, 2, 3)
-    ]
-    write_tree(home / "WP", storms, size=48)
-    convert.convert(
-        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
-    )
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
-    return home
 
 
 def small(data: Path, *more: str) -> settings.RunSettings:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ import models
 from pipeline import (
     atomic,
     checkpoint,
-    convert,
     demands,
     manifest,
     runlog,
@@ -34,7 +32,6 @@ from pipeline import (
 )
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
-from pipeline.sources.synthetic import Storm, write_tree
 
 SMALL = [
     "model.n_residual_blocks=1",
@@ -47,23 +44,6 @@ SMALL = [
     "training.validation_crops=4",
     "training.sample_every_epochs=0",
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with WP.zarr (three storms of 10 hours, 48x48) and WP.split.json."""
-    torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [
-        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10, latitude=10.0 + n)
-        for n in (1, 2, 3)
-    ]
-    write_tree(home / "WP", storms, size=48)
-    convert.convert(
-        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
-    )
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
-    return home
 
 
 def small(data: Path, *more: str) -> settings.RunSettings:
