@@ -1,4 +1,4 @@
-"""The arrows: cli -> verbs -> nouns -> models, and nothing else."""
+"""The arrows: cli -> commands -> verbs -> nouns -> models, and nothing else."""
 
 import ast
 from pathlib import Path
@@ -22,6 +22,7 @@ VERBS = {
     "compare",
     "upstream",
 }
+COMMANDS = "pipeline.commands"
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("models/*.py")])
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in [*FILES, ROOT / "cli.py"]}
 
@@ -53,6 +54,9 @@ def verbs(found: set[str]) -> set[str]:
 def test_imports_follow_the_arrows(file):
     here, found = module(file), imports(TREES[file])
     assert "cli" not in found, f"{here} imports cli"
+    if here.startswith(COMMANDS):
+        return
+    assert not {name for name in found if name.startswith(COMMANDS)}, f"{here} imports a command"
     assert not verbs(found) - {here}, f"{here} imports a verb: {verbs(found)}"
     if here.startswith("models"):
         assert not {n for n in found if n.split(".")[0] == "pipeline"}, f"{here} imports pipeline"
@@ -65,11 +69,13 @@ def test_imports_follow_the_arrows(file):
         assert not found & named, f"{here} imports a model by name"
 
 
-def test_the_verbs_are_what_cli_runs_as_a_stage():
-    """A stage that cli.py gains must be in VERBS, or nothing above would look at it."""
+def test_the_verbs_are_what_the_commands_run_as_a_stage():
+    """A stage that a command gains must be in VERBS, or nothing above would look at it."""
     stages = {
         name.name
-        for node in ast.walk(TREES[ROOT / "cli.py"])
+        for file in FILES
+        if module(file).startswith(COMMANDS)
+        for node in ast.walk(TREES[file])
         if isinstance(node, ast.ImportFrom) and node.module == "pipeline"
         for name in node.names
         if name.asname == "stage"
@@ -78,9 +84,11 @@ def test_the_verbs_are_what_cli_runs_as_a_stage():
 
 
 @pytest.mark.parametrize("file", FILES, ids=module)
-def test_print_is_cli_s_alone(file):
+def test_nothing_prints_but_the_commands(file):
     calls = [n for n in ast.walk(TREES[file]) if isinstance(n, ast.Call)]
     assert not [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+    shared = "pipeline.commands.screen"  # the consoles; progress.py has its own, on standard error
+    assert module(file).startswith(COMMANDS) or shared not in imports(TREES[file])
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if "pipeline" in f.parts], ids=module)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import cli
 from pipeline import checkpoint, evaluate, manifest, score_files, settings, split, store, train
+from pipeline.commands import tables
 from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UserError
 from pipeline.sources.synthetic import Storm, write_tree
@@ -315,8 +316,8 @@ def test_a_narrow_screen_cuts_no_number(tracks: list[str]) -> None:
     units = {"log_spectral_distance": "dB", "effective_resolution": "km", "rmse": "K"}
     scores = {row: dict.fromkeys(units, -1328.612 - n) for n, row in enumerate(rows)}
     screen = Console(width=60, soft_wrap=True, file=io.StringIO())
-    screen.print(cli.method_table(scores, units))
-    screen.print(cli.track_table(dict.fromkeys(tracks, scores), units))
+    screen.print(tables.method_table(scores, units))
+    screen.print(tables.track_table(dict.fromkeys(tracks, scores), units))
     said = screen.file.getvalue()
     assert "\N{HORIZONTAL ELLIPSIS}" not in said
     for n in range(len(rows)):
