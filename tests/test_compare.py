@@ -23,6 +23,7 @@ SMALL = [
     "training.patch_size=32",
     "training.batch_size=2",
     "training.epochs=1",
+    "training.sample_every_epochs=0",
 ]
 
 

@@ -30,6 +30,7 @@ UNTRAINED = [
     "training.patch_size=32",
     "training.batch_size=2",
     "training.epochs=1",
+    "training.sample_every_epochs=0",
     "training.lr=1e-12",  # so the model stays where it starts: bicubic with its means corrected
     "training.ema=0",
 ]

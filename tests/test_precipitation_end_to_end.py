@@ -37,6 +37,7 @@ SMALL = [
     "training.patch_size=16",
     "training.batch_size=4",
     "training.epochs=1",
+    "training.sample_every_epochs=0",
     "training.validation_crops=4",
     "training.ema=0",
 ]

@@ -41,6 +41,7 @@ QUICK = [
     "training.patch_size=32",
     "training.batch_size=2",
     "training.epochs=2",
+    "training.sample_every_epochs=0",
     "training.log_every_steps=1",
     "training.ema=0",
 ]

@@ -46,6 +46,7 @@ SMALL = [
     "training.patch_size=null",
     "training.batch_size=4",
     "training.epochs=1",
+    "training.sample_every_epochs=0",
     "training.ema=0",
 ]
 ROWS = ["model", "persistence", "optical_flow", "past_mean"]

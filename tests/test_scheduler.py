@@ -113,6 +113,7 @@ def test_the_same_bytes_as_here(tiny, crew, monkeypatch):
     assert len(there.problems) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_track_is_done_by_another(crew, long_release, tmp_path):
     here = converted(long_release, tmp_path / "a/S.zarr", workers=1)
     victim, target = crew.workers[0].pid, tmp_path / "b/S.zarr"
@@ -128,6 +129,7 @@ def test_a_killed_worker_s_track_is_done_by_another(crew, long_release, tmp_path
     assert {p.name for p in target.iterdir()} == {p.name for p in here.store.iterdir()}
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_workers_too(crew, long_release, tmp_path, monkeypatch):
     here = converted(long_release, tmp_path / "a/S.zarr", workers=1)
     target = tmp_path / "b/S.zarr"
