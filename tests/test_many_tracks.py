@@ -86,7 +86,7 @@ def grows(home: Path, few: int, many: int) -> None:
 
 
 def test_nothing_grows_faster_than_the_number_of_tracks(tmp_path):
-    grows(tmp_path, 8, 24)
+    grows(tmp_path, 16, 32)
 
 
 @pytest.mark.slow
