@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import models
 import pipeline
@@ -28,26 +28,28 @@ from pipeline.commands import (
     demo,
     evaluate,
     export,
+    help,
     infer,
     inspect,
     report,
+    settings,
     split,
     train,
     upstream,
     verify,
 )
-from pipeline.commands.screen import fail
+from pipeline.commands.screen import fail, stopped
 from pipeline.errors import UserError
+from pipeline.interrupts import terminable
 
-INTERRUPTED = 130  # exit code
 
-
-class Group(TyperGroup):
+class Group(help.Group):
     """Turns a user's mistake into one sentence and an exit code; our own defects keep a trace."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with terminable():
+                return super().invoke(ctx)
         except UserError as error:
             fail(str(error), error.code)
         except BrokenPipeError:  # whoever reads our output has seen enough, as `| head` does
@@ -57,8 +59,8 @@ class Group(TyperGroup):
             if error.errno is None:
                 raise
             fail(on_disk(error), 1)
-        except KeyboardInterrupt:
-            fail("stopped; nothing half written is left. Run the same command again", INTERRUPTED)
+        except KeyboardInterrupt as stop:  # where no command says what is kept
+            stopped(stop, "nothing half written is left; the same command starts again")
 
 
 def on_disk(error: OSError) -> str:
@@ -75,29 +77,55 @@ def on_disk(error: OSError) -> str:
     return f"{where}{(error.strerror or str(error)).lower()}" + (f"; {way}" if way else "")
 
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-    help="From raw weather-satellite files to trained spatio-temporal models, through one Zarr "
-    "store: inspect, convert, split, train, evaluate, report, infer. Try `cli demo` first.",
-)
+def version(asked: bool) -> None:
+    if asked:
+        typer.echo(pipeline.software())
+        raise typer.Exit
 
-for command in (
-    inspect.inspect,
-    convert.convert,
-    verify.verify,
-    split.split,
-    train.train,
-    evaluate.evaluate,
-    report.report,
-    infer.infer,
-    compare.compare,
-    export.export,
-    upstream.upstream,
-    demo.demo,
-):
-    app.command()(command)
+
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_show_locals=False)
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=version, is_eager=True, help="Say which eddy this is."),
+    ] = False,
+) -> None:
+    """From raw weather-satellite files to trained spatio-temporal models, through one Zarr store.
+
+    Try `cli demo` first: it needs no data. `cli COMMAND --help` explains a command, and ends with
+    examples to copy.
+
+    Examples:
+        cli demo
+        Your own data, in the order of work:
+        cli inspect data/WP --quick
+        cli convert data/WP data/WP.zarr
+        cli split data/WP.zarr --eval-ids 2015-2018 --test-ids 2019-2022
+        cli train tempogan --store data/WP.zarr --run runs/first
+        cli evaluate runs/first
+        cli report runs/first
+        cli infer runs/first data/WP/image/202107 --out 202107.nc --mode check
+    """
+
+
+# By panel, in the order of work.
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start here": (demo.demo,),
+    "Look": (inspect.inspect,),
+    "Prepare data": (convert.convert, verify.verify, split.split),
+    "Train": (train.train,),
+    "Judge": (evaluate.evaluate, report.report, compare.compare),
+    "Use": (infer.infer, export.export),
+    "Experiment": (upstream.upstream,),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(cls=help.Command, rich_help_panel=panel)(command)
+    if panel == "Train":
+        app.add_typer(settings.app, name="settings", rich_help_panel=panel)
 
 
 if __name__ == "__main__":

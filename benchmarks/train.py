@@ -38,7 +38,6 @@ from _common import (
     working_folder,
 )
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from pipeline import budget, checkpoint, engine, runlog, split
@@ -151,10 +150,10 @@ class Ours:
 
     def on(self, batch: tuple[Tensor, Tensor]) -> None:
         trainer, at = self.trainer, self.trainer.position
-        rates, place = trainer.rates(at.step), trainer.place(1)
+        place = trainer.place(1)
         self.log.add(trainer.step([batch]).named(), place)
         if at.step % trainer.settings.training.log_every_steps == 0:
-            self.log.flush(at.step, at.epoch, rates)
+            self.log.flush(at.step, at.epoch, trainer.rates(at.step - 1))
 
     def from_loader(self) -> None:
         begun = time.perf_counter()
@@ -187,8 +186,7 @@ def ours(settings: RunSettings, run: Path, report: Report) -> Iterator[Ours]:
 
 def counted(work: Callable[[], None]) -> int:
     """Floating-point operations of convolutions and matrix products; two for each multiply-add."""
-    own = {torch.ops.aten.convolution_backward: budget.flops_of_way_back}  # knows of groups
-    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+    with budget.flops() as counter:
         work()
     return counter.get_total_flops()
 

@@ -56,37 +56,50 @@ PUBLISHED = {"mixing": False, "commitment": 0.0, "revive_below": 0.0}
 SPECTRAL_BLOCKS = 4  # a frequency's channels are mixed within as many groups; as published
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    arch: Literal["corrected", "faithful"] = "corrected"  # see above
-
-    width: PositiveInt = 128  # channels of encoder and decoder; even; as published
-    res_layers: NonNegativeInt = 4  # residual blocks in each of the two; as published
-    res_units: PositiveInt = 32  # channels inside such a block; as published
-    codes: PositiveInt = 512  # vectors of the codebook; as published
-    code_width: PositiveInt = 64  # channels of each; as published
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99  # of a code's averages; as published
-    # A code whose count falls to this share of the mean count is put elsewhere; 0: never, as
-    # published. With it, training used 60 to 75 codes of 128 on small moving blobs; without, 5.
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    arch: Literal["corrected", "faithful"] = "corrected"
+    """faithful: the released network, whose defaults it takes; corrected: what was meant."""
+    width: PositiveInt = 128
+    """Channels of encoder and decoder; even. As published."""
+    res_layers: NonNegativeInt = 4
+    """Residual blocks in each of the two. As published."""
+    res_units: PositiveInt = 32
+    """Channels inside such a block. As published."""
+    codes: PositiveInt = 512
+    """Vectors of the codebook. As published."""
+    code_width: PositiveInt = 64
+    """Channels of each. As published."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Per step, of the running averages that a code is. As published."""
+    # Training used 60 to 75 codes of 128 on small moving blobs; without, 5.
     revive_below: Annotated[float, Field(ge=0, lt=1)] = 0.02
-
-    # Channels of the translator; as published. A multiple of 16, else convolutions are not grouped
+    """A code whose count falls to this share of the mean count is put elsewhere; 0: never, as
+    published."""
     hid_t: PositiveInt = 256
-    n_t: Annotated[int, Field(ge=2)] = 8  # its blocks in, and its blocks out; as published
-
-    patch: PositiveInt = 16  # pixels; one token of the spectrum's branch each; a multiple of 4
-    embed: PositiveInt = 128  # channels of a token; a multiple of 4; as published
-    depth: PositiveInt = 1  # blocks of that branch; as published
-    # It sees all frames at once; published: each by itself. On small moving blobs not seen in
-    # training, 250 steps left 69 % of the variance, and of two runs frame by frame 88 and 100 %.
+    """Channels of the translator; a multiple of 16, else convolutions are not grouped. As
+    published."""
+    n_t: Annotated[int, Field(ge=2)] = 8
+    """The translator's blocks in, and its blocks out. As published."""
+    patch: PositiveInt = 16
+    """Side of one token of the spectrum's branch, pixels; a multiple of 4."""
+    embed: PositiveInt = 128
+    """Channels of a token; a multiple of 4. As published."""
+    depth: PositiveInt = 1
+    """Blocks of that branch. As published."""
+    # On small moving blobs not seen in training, 250 steps left 69 % of the variance, and of two
+    # runs frame by frame 88 and 100 %.
     mixing: bool = True
-
-    residual: bool = False  # what is learnt is added to the last frame, where training starts
-    loss: Content = "mse"  # as published
-    # Weight of the mean squared distance from encoded vectors to their codes, for x of variance 1:
-    # the code of van den Oord et al. divides content by the data's variance. Without that the
+    """The spectrum's branch sees all frames at once; false: each by itself, as published."""
+    residual: bool = False
+    """What is learnt is added to the last frame, where training then starts. Published false."""
+    loss: Content = "mse"
+    """The loss of each pixel. As published."""
+    # The code of van den Oord et al. divides content by the data's variance. Without that the
     # distance wins where fields are mostly 0, and the encoder says less and less. Published 0.25,
     # and then left out of the loss.
     commitment: NonNegativeFloat = 0.25
+    """Weight of the mean squared distance from encoded vectors to their codes, for x of variance 1;
+    0: none."""
 
     _as_published = taken_by("faithful", PUBLISHED)
 

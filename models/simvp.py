@@ -35,21 +35,29 @@ from models._translators import Gsta, IncepU
 TASK = "forecast"
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    arch: Literal["simvp", "incepu", "gsta"] = "simvp"  # see above
-    hid_s: Annotated[int, Field(ge=2, multiple_of=2)] = 64  # features of each frame
-    hid_t: Annotated[int, Field(ge=2)] = 512  # width of the translator, for all frames together
-    # Convolutions of the encoder, and of the decoder; every second one halves H and W, or doubles
-    # them. Archs incepu and gsta: an even number.
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    arch: Literal["simvp", "incepu", "gsta"] = "simvp"
+    """simvp: as in its paper; incepu: in OpenSTL's encoder and decoder; gsta: SimVP v2, lighter,
+    with batch norm, so not for batches of a few."""
+    hid_s: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    """Features of each frame; even. Published for Moving MNIST."""
+    hid_t: Annotated[int, Field(ge=2)] = 512
+    """Width of the translator, for all frames together: most of the parameters. As published."""
     n_s: PositiveInt = 4
-    n_t: Annotated[int, Field(ge=2)] = 8  # blocks of the translator; of an Inception one, each way
-    # Of its convolutions, but for gsta; 1 where hid_t / 2 does not divide by it. As published
+    """Convolutions of the encoder, and of the decoder; every second one halves H and W, or doubles
+    them. Archs incepu and gsta: an even number. As published."""
+    n_t: Annotated[int, Field(ge=2)] = 8
+    """Blocks of the translator; of an Inception one (not gsta) each way. As published."""
     groups: PositiveInt = 8
-    # gsta: how often a sample goes past a block in training; grows from 0.01 at the first block to
-    # this at the last, as published. 0 is never, where OpenSTL keeps its 0.01 at the first.
+    """Groups of the translator's convolutions, but for gsta; 1 where hid_t / 2 does not divide by
+    it. As published."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    residual: bool = False  # y is the last frame and a change, at first none; published without
-    loss: Content = "mse"  # as published
+    """gsta: how often a sample goes past a block in training; grows from 0.01 at the first block to
+    this at the last, as published. 0: never, where OpenSTL keeps its 0.01 at the first."""
+    residual: bool = False
+    """The answer is the last frame and a change, at first none. Published false."""
+    loss: Content = "mse"
+    """The loss of each pixel. As published."""
 
     @model_validator(mode="after")
     def _served(self) -> Settings:

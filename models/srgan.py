@@ -83,44 +83,64 @@ PUBLISHED = {
 }
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    arch: Literal["residual", "published"] = "residual"  # see above
-    n_residual_blocks: PositiveInt = 8  # published 16; each makes the reach 2 x pixels longer
-    width: PositiveInt = 64  # channels of the trunk; as published
-    fine_width: PositiveInt = 16  # channels while up-sampling; published 64, which costs most of it
-    kernel: PositiveInt = 5  # first and last convolution; odd; published 9
-    norm: bool = False  # batch norm in the generator, as published
-    # Sub-pixel steps, which multiply to the scale; None: its prime factors, the largest first
-    # (4 = 2, 2, as published; 40 = 5, 2, 2, 2).
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    arch: Literal["residual", "published"] = "residual"
+    """residual: detail added to bicubic, ours; published: SRGAN, whose defaults it takes."""
+    n_residual_blocks: PositiveInt = 8
+    """Of the generator's trunk; each sees 2 pixels of x farther. Published 16."""
+    width: PositiveInt = 64
+    """Channels of the trunk; time and memory grow with its square. As published."""
+    fine_width: PositiveInt = 16
+    """Channels while up-sampling; published 64, which costs most of the time."""
+    kernel: PositiveInt = 5
+    """Side of the first and last convolution, pixels; odd. Published 9."""
+    norm: bool = False
+    """Batch norm in the generator. Published true."""
     factors: tuple[Annotated[int, Field(ge=2)], ...] | None = None
-    # The last activation; published tanh. relu and softplus are counted from the geometry's floor.
-    # None: relu where there is one, else linear.
+    """Sub-pixel steps, which multiply to the scale; null: its prime factors, the largest first
+    (4 = 2, 2, as published; 40 = 5, 2, 2, 2)."""
     output: Output | None = None
-    # Block means of the output are made exactly x. Right only if x is the area mean of y, and then
-    # it cannot raise the RMSE. None: wherever the geometry says that it is right.
+    """The last activation; published tanh. relu and softplus are counted from the least value that
+    there is (0 mm). null: relu where there is one, else linear."""
     consistent: bool | None = None
-
-    discriminator_width: PositiveInt = 32  # channels of its first convolution; published 64
-    discriminator_blocks: PositiveInt = 8  # convolutions; as published
-    discriminator_hidden: PositiveInt = 128  # published 1024
-    condition: bool = True  # the discriminator sees x beside y
-
-    pretrain_steps: NonNegativeInt = 2000  # content alone; published 1e6, of another run
-    pretrain: Content = "mse"  # content while pre-training; as published
-    content: Content | Literal["vgg"] = "mse"  # after that; published vgg
-    vgg_weights: Path | None = None  # vgg19-dcbb9e9d.pth or alike; see models/_vgg.py
-    vgg_layer: tuple[int, int] = (5, 4)  # stage and convolution; as published
-    vgg_relu: bool = True  # features after that convolution's activation; as published
-    vgg_scale: PositiveFloat = 1 / 12.75  # of the features, as in the paper
-    anchor: NonNegativeFloat = 1.0  # weight of L1 beside content vgg, which knows no units
+    """Block means of the output are made exactly x, which cannot raise the RMSE where x is the area
+    mean of y. null: wherever it is."""
+    discriminator_width: PositiveInt = 32
+    """Channels of the discriminator's first convolution. Published 64."""
+    discriminator_blocks: PositiveInt = 8
+    """Its convolutions. As published."""
+    discriminator_hidden: PositiveInt = 128
+    """Units of its last layer but one. Published 1024."""
+    condition: bool = True
+    """The discriminator sees x beside y. Published false."""
+    pretrain_steps: NonNegativeInt = 2000
+    """Steps of content alone; then the discriminator joins. Published 1e6, as another run."""
+    pretrain: Content = "mse"
+    """The loss of each pixel in those steps. As published."""
+    content: Content | Literal["vgg"] = "mse"
+    """And after them; vgg: of features of VGG19, as published, which needs vgg_weights."""
+    vgg_weights: Path | None = None
+    """The file vgg19-dcbb9e9d.pth or alike, for content vgg; null: none."""
+    vgg_layer: tuple[int, int] = (5, 4)
+    """Whose features: stage and convolution. As published."""
+    vgg_relu: bool = True
+    """Features after that convolution's activation. As published."""
+    vgg_scale: PositiveFloat = 1 / 12.75
+    """By what features are multiplied; as in the paper. arch published: 1."""
+    anchor: NonNegativeFloat = 1.0
+    """Weight of an L1 loss beside content vgg, which knows no units. Published 0."""
     # Published 1e-3, beside features. Of ERA5 rain x4, whose mse is 5e-4, 1e-4 brought back a tenth
-    # of the finest detail's power (mse alone: a fiftieth) for 2 % more RMSE. 0: no discriminator.
+    # of the finest detail's power (mse alone: a fiftieth) for 2 % more RMSE.
     lambda_adversarial: NonNegativeFloat = 1e-4
-    adversarial: Adversarial = "bce"  # as published
+    """Weight of the discriminator's loss; 0: none. More: finer, less right. Published 1e-3."""
+    adversarial: Adversarial = "bce"
+    """The game's loss. bce: as published; hinge: stands a strong discriminator better."""
     # Against a discriminator that wins altogether:
-    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # bce's label of real is 1 - smoothing
-    # It rests while mean log D(real) - mean log D(fake) is above; TecoGAN 0.4; 0: never.
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """bce's label of a real frame is 1 - smoothing. Published 0."""
     rest_above: NonNegativeFloat = 0.0
+    """The discriminator rests while mean log D(real) - mean log D(fake) is above this; 0: never.
+    TecoGAN 0.4."""
 
     _as_published = taken_by("published", PUBLISHED)
 

@@ -52,33 +52,40 @@ Reach = tuple[int, int]  # rows and columns
 PUBLISHED = {"gain": 1.0, "forget_bias": 0.0, "align_corners": True, "output": "relu"}
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    arch: Literal["corrected", "published"] = "corrected"  # only whose defaults; see above
-    # Resolutions, each half as fine as the one before. An input of six frames can matter 16 pixels
-    # away with two levels, as published, 36 with three, 76 with four, 156 with five.
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    arch: Literal["corrected", "published"] = "corrected"
+    """Whose defaults: the specification's network, or ours, which corrects four things in it."""
     levels: Annotated[int, Field(ge=2, le=5)] = 2
-    # Channels of each level's cells, the finest first. None: 32, doubling from level to level;
-    # published (32, 64), or (64, 128).
+    """Resolutions, each half as fine as the one before. An input of six frames can matter 16 pixels
+    away with two levels, as published, 36 with three, 76 with four, 156 with five."""
     hidden: tuple[PositiveInt, ...] | None = None
-    norm: bool = False  # group norm of the gates; something of the whole field is seen everywhere
-    # By what torch's first weights are multiplied in all cells but the first; published 1. Those
-    # are for inputs near 1, and h is near 0.1: of the first level's contrast a fifteenth is left on
-    # the fourth. To four levels 450 steps then did not teach what is 24 pixels upstream; with 6
-    # they did, and the error's square fell to a thirtieth.
+    """Channels of each level's cells, the finest first; null: 32, doubling from level to level.
+    Published [32, 64], or [64, 128]."""
+    norm: bool = False
+    """Group norm of the gates; something of the whole field is then seen everywhere."""
+    # Torch's first weights are for inputs near 1, and h is near 0.1: of the first level's contrast
+    # a fifteenth is left on the fourth. To four levels 450 steps then did not teach what is 24
+    # pixels upstream; with 6 they did, and the error's square fell to a thirtieth.
     gain: PositiveFloat = 6.0
-    forget_bias: float = 1.0  # what the forget gates' bias starts at, beside its noise; published 0
-    align_corners: bool = False  # in up-sampling; published true
-    # The last activation; published relu. softplus and relu are counted from the geometry's floor;
-    # clamp is linear in training and the floor at least afterwards. None: softplus where there is a
-    # floor, else linear.
+    """By what first weights are multiplied in all cells but the first, so that coarse levels are
+    heard. Published 1."""
+    forget_bias: float = 1.0
+    """What the forget gates' bias starts at, beside its noise. Published 0."""
+    align_corners: bool = False
+    """In up-sampling; true, as published, shifts positions at the edges."""
     output: Output | None = None
-    # The last frame plus what is learnt; it starts at persistence, with softplus nearly.
+    """The last activation; published relu. softplus and relu are counted from the least value that
+    there is (0 mm); clamp is linear in training, and that least value at least afterwards. null:
+    softplus where there is one, else linear."""
     residual: bool = False
-    # weighted: squares times 1 + weight_alpha × mm of rain. log_cosh: square where small, absolute
-    # where large, of log1p(mm) where that is known.
+    """The last frame plus what is learnt; it starts at persistence, with softplus nearly."""
     loss: Literal["mse", "weighted", "log_cosh", "l1"] = "mse"
-    weight_alpha: NonNegativeFloat = 0.1  # per mm
-    weight_cap: PositiveFloat = 50.0  # mm; more rain than this weighs no more
+    """The loss of each pixel. weighted: squares times 1 + weight_alpha x mm of rain; log_cosh:
+    square where small, absolute where large, of log1p(mm) where that is known."""
+    weight_alpha: NonNegativeFloat = 0.1
+    """Of loss weighted: how much more each mm of rain weighs."""
+    weight_cap: PositiveFloat = 50.0
+    """Of loss weighted, mm: more rain than this weighs no more."""
 
     _as_published = taken_by("published", PUBLISHED)
 
@@ -117,7 +124,8 @@ class Cell(nn.Module):
         kernel = self.gates.weight
         from_frames, from_state = kernel[:, : self.inward], kernel[:, self.inward :]
         states = []
-        for gates in F.conv2d(frames, from_frames, self.gates.bias, padding=1).chunk(steps):
+        every = F.conv2d(frames, from_frames, self.gates.bias, padding=1)
+        for gates in every.unflatten(0, (steps, -1)).unbind():  # a chunk stays as it is in ONNX
             if state:
                 gates = gates + F.conv2d(state[0], from_state, padding=1)
             if self.norm:

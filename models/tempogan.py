@@ -54,33 +54,49 @@ SPECIFIED = {
 }
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    arch: Literal["residual", "eddy"] = "residual"  # ours, or the specification's; see above
-    n_residual_blocks: PositiveInt = 8  # as specified; each makes the reach 2 x pixels longer
-    width: PositiveInt = 64  # channels of the trunk; as specified
-    content: Content = "l1"  # as specified; "mse" is what RMSE asks for, and blurs more
-    lambda_content: NonNegativeFloat = 1.0  # as specified
-    # Specified 1e-3 each; 0: no such discriminator. What they bring back is power, not knowledge:
-    # these cost a typhoon's RMSE some 6 % (docs/RESULTS.md), and more of them more.
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    arch: Literal["residual", "eddy"] = "residual"
+    """residual: ours, detail added to bicubic; eddy: the specification's, with its defaults."""
+    n_residual_blocks: PositiveInt = 8
+    """Of the generator's trunk; each sees 2 pixels of x farther. As specified."""
+    width: PositiveInt = 64
+    """Channels of the trunk; time and memory grow with its square. As specified."""
+    content: Content = "l1"
+    """The loss of each pixel. l1: as specified; mse: what RMSE asks for, and blurs more."""
+    lambda_content: NonNegativeFloat = 1.0
+    """Weight of the content loss. As specified."""
+    # What these two bring back is power, not knowledge: they cost a typhoon's RMSE some 6 %
+    # (docs/RESULTS.md), and more of them more.
     lambda_adv_s: NonNegativeFloat = 5e-4
+    """Weight of the spatial discriminator's loss; 0: none. More is finer and less right.
+    Specified 1e-3."""
     lambda_adv_t: NonNegativeFloat = 2e-3
-    adversarial: Adversarial = "bce"  # as specified; hinge stands a strong discriminator better
-    r1_gamma: NonNegativeFloat = 0.0  # usual 1 to 10; 0: none. Costs a double backward pass
-    r1_every: PositiveInt = 16  # steps; lazy as in StyleGAN2: r1_every times the weight
-    # One that wins rests: while mean log D(real) - mean log D(fake) is above; TecoGAN 0.4; 0: never
+    """Weight of the temporal discriminator's loss; 0: none. Specified 1e-3."""
+    adversarial: Adversarial = "bce"
+    """The game's loss. bce: as specified; hinge: stands a strong discriminator better."""
+    r1_gamma: NonNegativeFloat = 0.0
+    """Penalty on the discriminators' gradient at real frames, usually 1 to 10; 0: none. It costs a
+    second backward pass."""
+    r1_every: PositiveInt = 16
+    """Steps between such penalties, each that many times the weight (lazy, as in StyleGAN2)."""
     rest_above: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = 500  # content alone, until there is detail worth judging
-    condition_dt: bool = True  # temporal discriminator sees x beside y, as the spatial one does
-    # What the discriminators are shown: frames, as specified, or only what these have beyond x, in
-    # units of its spread: of typhoons x4 a sixth of the frames' own, and hidden by the rest. With
-    # weights of 1e-3 frames left the picture as content alone makes it.
+    """A discriminator rests while mean log D(real) - mean log D(fake) is above this; 0: never.
+    TecoGAN 0.4."""
+    warmup_steps: NonNegativeInt = 500
+    """Steps of content alone, until there is detail worth judging; then discriminators join."""
+    condition_dt: bool = True
+    """The temporal discriminator sees x beside y, as the spatial one does."""
+    # In units of its spread detail is, of typhoons x4, a sixth of the frames' own, and hidden by
+    # the rest. With weights of 1e-3 frames left the picture as content alone makes it.
     judged: Literal["detail", "frames"] = "detail"
-    # The temporal one sees means of so many pixels squared; 1: all, as specified. The finest detail
-    # of cloud does not outlive an hour: shown it, the discriminator asked for noise.
+    """What discriminators are shown. frames: as specified; detail: what frames have beyond x."""
+    # The finest detail of cloud does not outlive an hour: shown it, the discriminator asked for
+    # noise.
     temporal_pool: PositiveInt = 2
-    # Block means of the output are made exactly x. Right only if x is the area mean of y, and then
-    # it cannot raise the RMSE; for any other coarsening set it to false.
+    """The temporal discriminator sees means of so many pixels squared; 1: all, as specified."""
     consistent: bool = True
+    """Block means of the output are made exactly x, which cannot raise the RMSE where x is the area
+    mean of y; for any other task.coarsening set it to false."""
 
     _as_specified = taken_by("eddy", SPECIFIED)
 

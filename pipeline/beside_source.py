@@ -110,15 +110,3 @@ def difference(pair: Pair, track: store.Track, number: int, raw: RawFrame) -> st
         return f"is {stored.shape}, but {raw.paths[0]} is {frame.shape}"
     count = np.count_nonzero(frame.view(np.uint32) != stored.view(np.uint32))
     return f"differs from {raw.paths[0]} in {count} of {frame.size} pixels" if count else ""
-
-
-def convertible(raw: RawTrack, format: str) -> bool:
-    """Whether `convert` would store something of a track: any of its frames can be read."""
-    read = sources.find(format).read_frame
-    for frame in raw.frames:
-        try:
-            read(frame, direct=False)
-        except FrameError:
-            continue
-        return True
-    return False

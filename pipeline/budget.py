@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -32,7 +32,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.inspecting.words import size
 from pipeline.problem import Problem
 from pipeline.settings import RunSettings, TrainSettings
-from pipeline.steps import Batch, optimizer_of, update
+from pipeline.steps import LATE, Batch, optimizers_of, update
 from pipeline.tasks import ForecastSettings
 from pipeline.trainer import Trainer
 
@@ -43,8 +43,6 @@ BLOCK = 512  # bytes; a GPU's memory is given out in multiples of it
 CONTEXT = 600 * 10**6
 SLACK = 0.2
 ON_THEIR_WAY = 3  # batches of raw frames on the GPU: one in use, two being copied; see prefetch.py
-# A step after any warm-up, in which all players take part, and whatever is done every n steps, too
-LATE = math.factorial(20)
 FEW = 2  # windows of a step that is only looked at; batch norm wants more than one
 LESS = 0.8  # of what was asked for in vain: to try next
 UNITS = {"m": 10**6, "g": 10**9, "t": 10**12, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -166,6 +164,13 @@ def flops() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=own)
 
 
+def alone(precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
+    """On the CPU, in this process, whatever SLURM or torchrun made of it."""
+    return Fabric(
+        accelerator="cpu", devices=1, plugins=[LightningEnvironment()], precision=precision
+    )
+
+
 class Practice:
     """One device's networks and optimizers, which take steps that only have shapes.
 
@@ -182,22 +187,14 @@ class Practice:
         self.peaks: dict[tuple[int, int], int] = {}
         self.faking = None if has_values else FakeTensorMode(allow_non_fake_inputs=True)
         self.living = Living(has_values)
-        self.fabric = Fabric(
-            accelerator="cpu",
-            devices=1,
-            plugins=[LightningEnvironment()],  # whatever SLURM or torchrun made of this process
-            precision="32-true" if t.precision == "fp32" else "bf16-mixed",  # of fp16's size
-        )
+        self.fabric = alone("32-true" if t.precision == "fp32" else "bf16-mixed")  # of fp16's size
         name = case.settings.model_name
         with self.counted():
             self.model = models.build(name, self.geometry, case.settings.model_settings)
         with self.living:
             models.prepare(self.model)  # reads files, whose values have to be there
         with self.counted():
-            self.optimizers = {
-                player: optimizer_of(self.fabric, t, net.parameters(), t.lr)
-                for player, net in self.model.players().items()
-            }
+            self.optimizers = optimizers_of(self.fabric, t, self.model.players())
             weights = self.model.state_dict().values() if t.ema else ()
             self.averaged = [value.clone() for value in weights]
             with flops() as of_step:
@@ -362,8 +359,7 @@ def way_out(settings: RunSettings, run: Path) -> str:
         memory = memory_of(settings.training.device)
         if memory is None:
             return ""
-        alone = Fabric(accelerator="cpu", devices=1, plugins=[LightningEnvironment()])
-        needed = Budget(Case.of(Trainer.of(settings, run, alone), settings))
+        needed = Budget(Case.of(Trainer.of(settings, run, alone()), settings))
         # It did not fit, whatever is said here of how much it needs
         room = min(memory, int(LESS * needed.present.needs))
         return advice(settings, needed.fitting(room), memory)

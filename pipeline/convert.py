@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import atomic, cluster, manifest, software, sources, store, store_writer
+from pipeline import atomic, cluster, credit, manifest, software, sources, store, store_writer
 from pipeline.elsewhere import await_tracks, convert_elsewhere
 from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
@@ -79,7 +79,7 @@ def convert(
             "cannot be of all of them: convert them into stores of their own"
         )
     if strict and release.problems:
-        raise UserError(f"{release.problems[0]} (--strict)")
+        raise UserError(f"{release.problems[0]} (refused by --strict)")
     if scheduler is not None and any(raw.frames[0].packed for raw in release.tracks):
         raise UsageError(
             f"{source}: is an archive, which this machine alone reads in place; leave --scheduler "
@@ -127,7 +127,10 @@ def bring_up_to_date(
     problems = [*release.problems, *(p for r in records.values() for p in r["problems"])]
     tracks = [id for id, record in records.items() if record["frames"]]
     if not tracks:
-        raise UserError(f"{release.path}: not one readable frame; {problems[0]}")
+        raise UserError(
+            f"{release.path}: not one readable frame; {problems[0]}; `cli inspect {release.path}` "
+            "looks at each file"
+        )
 
     about = {
         "format_version": store.FORMAT_VERSION,
@@ -144,7 +147,7 @@ def bring_up_to_date(
         "manifest_hash": identity,
         "source": str(release.path),
         "software": software(),
-        **{k: v for k, v in release.attrs.items() if k in ("title", "license", "attribution")},
+        **credit.rights(release.attrs),
         **({"notes": list(release.notes)} if release.notes else {}),
         "totals": {
             "tracks": len(tracks),
@@ -268,7 +271,10 @@ def valid(channel: sources.Channel, settings: ConvertSettings) -> sources.Channe
     low = channel.valid_min if settings.valid_min is None else settings.valid_min
     high = channel.valid_max if settings.valid_max is None else settings.valid_max
     if not low < high:
-        raise UserError(f"valid range {low}..{high} {channel.units}: the first must be smaller")
+        raise UserError(
+            f"valid range {low}..{high} {channel.units}: the first must be smaller; give another "
+            "--valid-min or --valid-max"
+        )
     return sources.Channel(**{**vars(channel), "valid_min": low, "valid_max": high})
 
 

@@ -40,6 +40,16 @@ def shared_grid(tracks: Sequence[Track], settings: tasks.Settings) -> Grid | Non
     )
 
 
+def share(t: TrainSettings, devices: int) -> int:
+    """Windows of each batch that every one of so many devices has. Raises UserError."""
+    if t.batch_size % devices:
+        raise UserError(
+            f"training.batch_size {t.batch_size} cannot be shared among {devices} devices; "
+            "use a multiple of that"
+        )
+    return t.batch_size // devices
+
+
 def refuse_moving(task: tasks.Task, t: TrainSettings) -> None:
     """Raises UserError for crops or turned frames of a task that is of one place."""
     if task.located and (t.patch_size or t.augment):

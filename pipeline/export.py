@@ -6,7 +6,6 @@ folder appears whole or not at all.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import checkpoint, score_files, software
+from pipeline import checkpoint, runlog, score_files, software
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UsageError, UserError
 from pipeline.exporting import card, folder, onnx_file
@@ -79,7 +78,7 @@ def export(
             except UserError as error:
                 problem = str(error)
                 (parts.result / folder.ONNX).unlink(missing_ok=True)
-        about, split = about_of(run), split_of(trained)
+        about, split = runlog.read_about(run), split_of(trained)
         parameters = parameters_of(trained)
         weights = trained.averaged or trained.weights
         settings = folder.write(
@@ -157,15 +156,6 @@ def scores_of(run: Path, trained: Checkpoint) -> tuple[list[dict[str, Any]], lis
             continue
         found.append(told)
     return found, notes
-
-
-def about_of(run: Path) -> dict[str, Any]:
-    """What a run was trained with, as far as it says so."""
-    try:
-        found = json.loads((run / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def split_of(trained: Checkpoint) -> Split | None:

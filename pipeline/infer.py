@@ -10,8 +10,9 @@ forecast: the frames that come after the last ones. check, of a forecast: beside
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import torch
 from pipeline import checkpoint, ensemble, inputs, metrics, software, start, tiling
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
+from pipeline.credit import Credit
 from pipeline.ensemble import Member
 from pipeline.errors import UsageError, UserError
 from pipeline.familiarity import Outside
@@ -64,6 +66,9 @@ class Inference:
     leads: tuple[dict[str, dict[str, float]], ...] = ()  # of a forecast: by lead time, as scores
     step: int = 0  # of a forecast, seconds
     since: str = ""  # of a forecast: the time that it starts from
+    mode: str = ""
+    times: tuple[str, str] = ("", "")  # of the first and the last frame
+    bytes: int = 0  # of the output without pictures; of a dry run before compression
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,20 @@ class Order:
     members: list[Member]
     tile: int
     device: str
+    dry_run: bool = False
 
     def history(self, asked: str) -> dict[str, str]:
         """Attributes that say how an output was made."""
-        name = self.run.resolve().name
+        name, read = self.run.resolve().name, checkpoint.in_run(self.run, self.which)
         asked += f" --ensemble {len(self.members)}" if self.members else ""
         return {
-            "checkpoint": f"{name}/checkpoints/{self.which}.ckpt",
+            "checkpoint": f"{name}/{read.relative_to(self.run).as_posix()}",
             "history": f"{software()}: cli infer {name} {self.input.resolve().name} {asked}",
         }
+
+    def credit(self, title: str) -> Credit:
+        """For the data that pictures of that title show, and what was trained on."""
+        return Credit.of(self.footage.attrs, self.trained.data.attrs, title=title)
 
     def picked(self, times: np.ndarray) -> list[int]:
         """The frames of an output to draw, all of them being made. Raises UsageError, UserError."""
@@ -120,6 +130,7 @@ def infer(
     pictures: str = "3",
     animations: Sequence[Movie] = ("mp4",),
     palette: Palette = "enhanced",
+    dry_run: bool = False,
 ) -> Inference:
     """Use a run's model on one typhoon or gridded field: raw files or a folder of them, or a store.
 
@@ -131,7 +142,8 @@ def infer(
     0: none. id: which typhoon, where there are several. options: how raw gridded files are to be
     read, where they differ from those trained on. tile: x pixels; a smaller one needs less memory
     and more time. pictures: how many, evenly spread; or "all", "none", or UTC hours as in
-    "2021071900,2021071912". animations: of all frames, unless there is only one.
+    "2021071900,2021071912". animations: of all frames, unless there is only one. dry_run: say what
+    would be written, of frames that can all be read; nothing is.
 
     Raises UserError for bad input. Stopped, or when the disk refuses (OSError), the frames done are
     kept in a hidden folder for the next time, and an output that was there before is untouched; a
@@ -146,7 +158,7 @@ def infer(
     if tile < 1:
         raise UsageError(f"tile is {tile} pixels; expected 1 or more, {tiling.TILE} is usual")
     if members == 1 or members < 0:
-        raise UsageError(f"an ensemble of {members}: expected 2 or more")
+        raise UsageError(f"an ensemble of {members}: expected 2 or more, or none")
     footage = inputs.opened(input, id, trained.data.channels, options)
     form.refuse_others(out, footage.id)
     order = Order(
@@ -164,6 +176,7 @@ def infer(
         members=ensemble.members(run, which, members) if members else [],
         tile=tile,
         device=device,
+        dry_run=dry_run,
     )
     return forecast(order, chosen, at, steps) if forecasts else refine(order, chosen)
 
@@ -184,7 +197,9 @@ def mode_of(mode: Mode | None, forecasts: bool, at: str | None, steps: int | Non
         ("--steps", steps),
     ):
         if given:
-            raise UsageError(f"{option} is for forecasts, and this model makes frames finer")
+            raise UsageError(
+                f"{option} is for forecasts, and this model makes frames finer; leave it out"
+            )
     return mode or "enhance"
 
 
@@ -196,6 +211,9 @@ def refine(order: Order, mode: Mode) -> Inference:
     names = [each.name for each in order.members]
     product = Product.of(trained, footage, mode, answers.rows[1], names)
     form.refuse_unfit(footage, product.unit)
+    if order.dry_run:
+        fields = len(list(product.fields()))
+        return ahead(order, mode, footage.times, product.shape, fields, product.notes)
 
     maker = Maker(footage, product, answers, order.members, order.device, Outside(trained.data))
     with unfinished.opened(out, depends(order, maker)) as parts:
@@ -212,7 +230,16 @@ def refine(order: Order, mode: Mode) -> Inference:
             written(form, layout, maker, done.kept, parts, stopping)
         movies = order.movies if len(done.kept) > 1 else []
         stored = partial(maker.stored, parts)
-        shots = Shots(footage, answers, product, order.palette, order.folder, done.kept, stored)
+        shots = Shots(
+            footage,
+            answers,
+            product,
+            order.palette,
+            order.folder,
+            done.kept,
+            stored,
+            order.credit(attrs["title"]),
+        )
         sweep(footage.id, out, order.folder)
         files = shots.draw(picked(order.pictures, footage.times, done.kept), movies)
     scores = done.scores(product)
@@ -228,6 +255,9 @@ def refine(order: Order, mode: Mode) -> Inference:
         animations=movies,
         scores=scores,
         units=metrics.units(product.channels[0]["units"], next(iter(scores.values()), ())),
+        mode=mode,
+        times=first_and_last(footage.times[done.kept]),
+        bytes=size_of(out),
     )
 
 
@@ -246,6 +276,10 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
         )
     form.refuse_unfit(footage, view.place.unit)
     drawn = order.picked(begun.valid)
+    if order.dry_run:
+        notes = start.notes(begun, footage, at, known)
+        made_now = ahead(order, mode, begun.valid, view.shape, len(list(view.fields())), notes)
+        return replace(made_now, step=begun.step, since=minute(begun.complete))
     depends = {"forecast": footage.id, "from": begun.reference}  # all is made at once
     with unfinished.opened(out, depends) as parts:
         if parts.changed:
@@ -264,7 +298,7 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
                     writer.append(view.frame(made, lead), view.values(made, lead))
             parts.publish()
         sweep(footage.id, out, order.folder)
-        shots = LeadShots(view, made, order.palette, order.folder)
+        shots = LeadShots(view, made, order.palette, order.folder, order.credit(attrs["title"]))
         files = shots.draw(drawn, order.movies)
     by_lead = tuple(made.scores())
     scores = made.total()
@@ -288,6 +322,49 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
         leads=by_lead,
         step=begun.step,
         since=minute(begun.complete),
+        mode=mode,
+        times=first_and_last(begun.valid),
+        bytes=size_of(out),
+    )
+
+
+def ahead(
+    order: Order,
+    mode: Mode,
+    times: np.ndarray,
+    shape: tuple[int, int],
+    fields: int,
+    notes: Sequence[str],
+) -> Inference:
+    """What would be written: frames of those times, each of so many fields."""
+    drawn = order.picked(times)
+    return Inference(
+        file=order.out,
+        format=order.form.title,
+        id=order.footage.id,
+        frames=len(times),
+        shape=shape,
+        problems=list(order.footage.problems),
+        notes=list(notes),
+        pictures=[order.folder / f"{order.footage.id}-{stamp(times[n])}.png" for n in drawn],
+        animations=order.movies if len(times) > 1 else [],
+        scores={},
+        units={},
+        mode=mode,
+        times=first_and_last(times),
+        bytes=4 * len(times) * fields * math.prod(shape),
+    )
+
+
+def first_and_last(times: np.ndarray) -> tuple[str, str]:
+    """For people; times: seconds since 1970."""
+    return minute(times[0]), minute(times[-1])
+
+
+def size_of(out: Path) -> int:
+    """Bytes of a file, or of all in a folder."""
+    return sum(
+        p.stat().st_size for p in ([out] if out.is_file() else out.rglob("*")) if p.is_file()
     )
 
 
@@ -355,7 +432,7 @@ def noted(form: Format, trained: Checkpoint, maker: Maker, done: Done) -> list[s
 def wanted(*, mp4: bool, gif: bool, none: bool) -> tuple[Movie, ...]:
     """The animations that flags ask for: an MP4 where they say nothing. Raises UsageError."""
     if none and (mp4 or gif):
-        raise UsageError("--no-animation goes with neither --gif nor --mp4")
+        raise UsageError("--no-animation goes with neither --gif nor --mp4; leave it out, or them")
     asked: tuple[Movie, ...] = (*(("mp4",) if mp4 else ()), *(("gif",) if gif else ()))
     return () if none else asked or ("mp4",)
 

@@ -164,7 +164,10 @@ def from_source(release: Release, id: str | None, channels: Sequence[Mapping[str
             read(raw.frames[0])
         except FrameError as error:
             problems.append(str(error))
-        raise UserError(f"{path}: not one readable frame of {id}; {problems[-1]}")
+        raise UserError(
+            f"{path}: not one readable frame of {id}; {problems[-1]}; `cli inspect {path}` looks "
+            "at each file"
+        )
     return Footage(
         path=path,
         id=id,

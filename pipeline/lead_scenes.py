@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import pictures as drawing
 from pipeline.answers import MODEL
+from pipeline.credit import Credit
 from pipeline.outlook import Made, Outlook
 from pipeline.outputs.layout import lasting, minute, stamp
 from pipeline.pictures import Look, Palette, Panel, Scene
@@ -30,6 +31,7 @@ class LeadShots:
     made: Made
     palette: Palette
     folder: Path  # of the pictures
+    credit: Credit
 
     def draw(self, leads: Sequence[int], movies: Sequence[Path]) -> list[Path]:
         """A PNG of each of these leads, animations of past and forecast; returns the PNGs."""
@@ -50,7 +52,7 @@ class LeadShots:
                         yield drawing.image(scene, MOVIE_PIXELS)
                         advance(1, id)
 
-                drawing.animation(movie, images(), FPS)
+                drawing.animation(movie, images(), FPS, self.credit)
         return files
 
     def scene(self, lead: int) -> Scene:
@@ -124,6 +126,7 @@ class LeadShots:
             extent=place.extent,
             unit=place.unit,
             origin=origin_of(place.axes, place.unit),
+            credit=self.credit,
         )
 
     def forecast(self, lead: int) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline import atomic
+from pipeline import atomic, credit
 from pipeline.errors import UserError
 from pipeline.store import Store
 
@@ -51,6 +51,12 @@ class Split(BaseModel, frozen=True, extra="forbid"):
 
     version: Literal[1] = 1
     store: str  # the store's name, for people
+    # As the store says; older splits do not
+    title: str = ""
+    license: str = ""
+    attribution: str = ""
+    references: str = ""
+    acknowledgement: str = ""
     manifest_hash: str  # the conversion that it divides
     selected_by: str  # how the tracks were chosen, in words
     train: list[str]
@@ -69,27 +75,33 @@ class Split(BaseModel, frozen=True, extra="forbid"):
 
 def read_split(path: Path, store: Store) -> Split:
     """The split in `path`. Raises UserError when it is none, or divides another store."""
+    once_more = f"run `cli split {store.path} --eval-ids ...`"
     if not path.is_file():
-        raise UserError(f"{path}: no split file; run `cli split {store.path} --eval-ids ...` first")
+        raise UserError(f"{path}: no split file; {once_more} first")
     try:
         split = Split.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{path}: not a split file: {where}: {first['msg']}") from None
+        raise UserError(f"{path}: not a split file: {where}: {first['msg']}; {once_more}") from None
     ids = [*split.train, *split.eval, *split.test]
     if twice := [id for id, count in Counter(ids).items() if count > 1]:
-        raise UserError(f"{path}: track {', '.join(twice)} is in more than one part")
+        raise UserError(f"{path}: track {', '.join(twice)} is in more than one part; {once_more}")
     if split.manifest_hash != store.manifest_hash:
         raise UserError(
             f"{path}: divides the store {split.store!r} of conversion {split.manifest_hash[:12]}, "
             f"but {store.path} is conversion {store.manifest_hash[:12]}; "
-            f"run `cli split {store.path} --eval-ids ...` for this store"
+            f"{once_more} for this store"
         )
     if unknown := sorted(set(ids) - set(store.ids)):
-        raise UserError(f"{path}: no track {', '.join(map(repr, unknown))} in {store.path}")
+        raise UserError(
+            f"{path}: no track {', '.join(map(repr, unknown))} in {store.path}; {once_more}"
+        )
     return split
 
 
 def write_split(path: Path, split: Split) -> None:
-    atomic.write_json(path, split.model_dump())
+    """Without what the store does not say of itself."""
+    plain = split.model_dump()
+    silent = {name for name in credit.RIGHTS if not plain[name]}
+    atomic.write_json(path, {k: v for k, v in plain.items() if k not in silent})

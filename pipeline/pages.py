@@ -1,17 +1,24 @@
-"""The templates of pages that are written with the data in them."""
+"""The templates of pages and cards, which are written with the data in them."""
 
 from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 
-def template(name: str) -> Template:
-    """One of pipeline/templates; what it is not told is an error, and text is escaped."""
-    rooms = Environment(
+def environment(*, escaped: bool = True, trimmed: bool = True) -> Environment:
+    """Of pipeline/templates; what one of them is not told is an error.
+
+    escaped: text, as HTML wants it; trimmed: of a line that only steers nothing is written.
+    """
+    return Environment(
         loader=PackageLoader("pipeline"),
-        autoescape=True,
+        autoescape=escaped,
         undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        trim_blocks=trimmed,
+        lstrip_blocks=trimmed,
     )
-    return rooms.get_template(name)
+
+
+def template(name: str) -> Template:
+    """Of a page."""
+    return environment().get_template(name)

@@ -2,7 +2,8 @@
 
 Infrared as forecasters are used to it: cold is bright, or coloured below -30 °C. Rain as maps of it
 are: white where it is dry, then blue, green, yellow, red and violet by its logarithm. One scale for
-all panels and all times; missing pixels hatched, unlike any value.
+all panels and all times; missing pixels hatched, unlike any value. Whose data they are is written
+below, and in the file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline import atomic
+from pipeline.credit import NOBODY, Credit
 from pipeline.errors import UsageError, UserError
 
 if TYPE_CHECKING:  # half a second to import
@@ -139,6 +142,7 @@ class Scene:
     # from what the extent counts: a frame's centre, the Earth's degrees east and north, or a map's
     # origin
     origin: Literal["centre", "earth", "map"] = "centre"
+    credit: Credit = NOBODY  # for the data
 
 
 def look(
@@ -246,23 +250,45 @@ def degree(value: float, positive: str, negative: str) -> str:
     return f"{text}°{positive if value > 0 else negative}"
 
 
-def encoded(image: np.ndarray, *, exact: bool) -> bytes:
+def encoded(image: np.ndarray, *, exact: bool, credit: Credit = NOBODY) -> bytes:
     """(H, W, 3) uint8 as a file for a browser: WebP with every pixel as it is, or a small JPEG."""
     from PIL import Image
 
-    file = io.BytesIO()
+    file, exif = io.BytesIO(), {} if credit == NOBODY else {"exif": credit.exif()}
+    made = Image.fromarray(image)
     if exact:
-        Image.fromarray(image).save(file, format="WEBP", lossless=True, quality=60, method=4)
+        made.save(file, format="WEBP", lossless=True, quality=60, method=4, **exif)
     else:  # without subsampling: enhanced infrared is all in its colours
-        Image.fromarray(image).save(file, format="JPEG", quality=JPEG, subsampling=0)
+        made.save(file, format="JPEG", quality=JPEG, subsampling=0, **exif)
     return file.getvalue()
+
+
+def write(path: Path, image: np.ndarray, credit: Credit = NOBODY, about: str = "") -> Path:
+    """(H, W, 3) uint8 as a PNG, whole or not at all. about: of this picture.
+
+    Raises OSError when the disk refuses.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    told = PngInfo()
+    for name, value in credit.png(about).items():
+        told.add_text(name, value)  # iTXt, where it is not Latin-1
+    with atomic.replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=told)
+    return path
 
 
 def panels(path: Path, scene: Scene, dpi: int = 150) -> Path:
     """Draw a scene into a PNG, 16 inches wide."""
-    figure = drawn(scene, dpi)
+    said = " ".join(f"{scene.title} {scene.subtitle}".split())
+    return saved(path, drawn(scene, dpi), scene.credit, said)
+
+
+def saved(path: Path, figure: Figure, credit: Credit = NOBODY, about: str = "") -> Path:
+    """A figure as a PNG, whole or not at all. about: of this picture."""
     with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata=credit.png(about))
     return path
 
 
@@ -283,6 +309,8 @@ def image(scene: Scene, most: tuple[int, int] = (1600, 1080)) -> np.ndarray:
 WIDTH, LEFT, RIGHT, GAP, TOP, ROW_GAP, BOTTOM = 16.0, 0.85, 0.2, 0.14, 1.12, 0.42, 1.3
 EDGE = 0.07  # of a panel's width: no degree is written so near to its side
 KEY = 1.6  # what the key to missing pixels takes of the colour bar's row
+LINE = 0.19  # of the credit, below all
+WRAPPED = 205  # letters of it in one line; of a longer one all is in the file's fields
 
 
 def drawn(scene: Scene, dpi: int) -> Figure:
@@ -292,7 +320,9 @@ def drawn(scene: Scene, dpi: int) -> Figure:
     rows = [scene.extent] if scene.zoom is None else [scene.extent, scene.zoom]
     wide = (WIDTH - LEFT - RIGHT - GAP * (count - 1)) / count
     tall = [wide / proportions(e, scene.origin) for e in rows]
-    height = TOP + sum(tall) + ROW_GAP * (len(rows) - 1) + BOTTOM
+    credit = textwrap.wrap(scene.credit.line, WRAPPED, max_lines=2, placeholder=" ...")
+    foot = LINE * len(credit)
+    height = TOP + sum(tall) + ROW_GAP * (len(rows) - 1) + BOTTOM + foot
     figure = Figure((WIDTH, height), dpi=dpi, facecolor="white")
 
     def place(x: float, y: float, w: float, h: float) -> Axes:
@@ -322,14 +352,18 @@ def drawn(scene: Scene, dpi: int) -> Figure:
     fields = sum(not panel.error for panel in scene.panels)  # errors stand at the right
     beyond = LEFT + fields * (wide + GAP)
     end = WIDTH - RIGHT if fields == count else beyond - GAP
-    draw_bar(place(LEFT + KEY, 0.5, min(end - LEFT - KEY, 9.0), 0.17), scene.look)
+    bar = 0.5 + foot
+    draw_bar(place(LEFT + KEY, bar, min(end - LEFT - KEY, 9.0), 0.17), scene.look)
     if fields < count:
         inset = 0.1 * wide
-        draw_bar(place(beyond + inset, 0.5, WIDTH - RIGHT - beyond - 2 * inset, 0.17), scene.errors)
-    key = place(LEFT, 0.5, 0.42, 0.17)
+        draw_bar(place(beyond + inset, bar, WIDTH - RIGHT - beyond - 2 * inset, 0.17), scene.errors)
+    key = place(LEFT, bar, 0.42, 0.17)
     key.set(xticks=[], yticks=[])
     hatch(key)
     key.text(1.15, 0.5, "missing", transform=key.transAxes, va="center", size=11)
+    if credit:
+        told = "\n".join(credit)
+        figure.text(LEFT / WIDTH, 0.06 / height, told, va="bottom", size=8, color="0.45")
     return figure
 
 
@@ -441,7 +475,9 @@ def zoomed(extent: Extent, share: float) -> Extent:
     return (x - half, x + half, y - half, y + half)
 
 
-def animation(path: Path, images: Iterable[np.ndarray], fps: float = 5) -> int:
+def animation(
+    path: Path, images: Iterable[np.ndarray], fps: float = 5, credit: Credit = NOBODY
+) -> int:
     """Images of one size, (H, W, 3) uint8, into a .mp4 or .gif; returns how many.
 
     An MP4 takes them one by one; a GIF keeps them, made smaller. Raises UsageError for another
@@ -457,19 +493,21 @@ def animation(path: Path, images: Iterable[np.ndarray], fps: float = 5) -> int:
             count += 1
             yield image
 
-    write = write_gif if path.suffix == ".gif" else write_mp4
+    film = write_gif if path.suffix == ".gif" else write_mp4
     with atomic.replacing(path) as temporary:
-        write(temporary, counted(), fps)
+        film(temporary, counted(), fps, credit)
     return count
 
 
-def write_mp4(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
+def write_mp4(path: Path, images: Iterator[np.ndarray], fps: float, credit: Credit) -> None:
     import imageio_ffmpeg
 
     try:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
-        raise UserError("no ffmpeg on this machine; ask for a GIF instead") from None
+        raise UserError(
+            "no ffmpeg on this machine; ask for a GIF instead (--gif), or for none (--no-animation)"
+        ) from None
     first = next(images, None)
     if first is None:
         raise ValueError(f"{path}: no image to animate")
@@ -477,7 +515,8 @@ def write_mp4(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{W}x{H}", "-r", str(fps), "-i", "-"]
     # what old players and browsers also show; its index at the front, so that it starts at once
     made = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
-    command = [program, "-y", "-v", "error", *given, *made, "-f", "mp4", str(path)]
+    told = credit.ffmpeg()
+    command = [program, "-y", "-v", "error", *given, *made, *told, "-f", "mp4", str(path)]
     # Not imageio_ffmpeg.write_frames: it does not look at how ffmpeg ended (disk full).
     with TemporaryFile() as log, Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=log) as ffmpeg:
         assert ffmpeg.stdin is not None
@@ -496,10 +535,13 @@ def write_mp4(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
             for refused in (errno.ENOSPC, errno.EDQUOT):
                 if os.strerror(refused) in reason:
                     raise OSError(refused, os.strerror(refused), str(path))
-            raise UserError(f"the animation could not be made: {reason or 'ffmpeg failed'}")
+            raise UserError(
+                f"the animation could not be made: {reason or 'ffmpeg failed'}; ask for a GIF "
+                "instead (--gif), or for none (--no-animation)"
+            )
 
 
-def write_gif(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
+def write_gif(path: Path, images: Iterator[np.ndarray], fps: float, credit: Credit) -> None:
     from PIL import Image
 
     def reduced() -> Iterator[Image.Image]:
@@ -523,4 +565,5 @@ def write_gif(path: Path, images: Iterator[np.ndarray], fps: float) -> None:
         append_images=pictures,
         duration=round(1000 / fps),
         loop=0,
+        comment=credit.comment(),
     )

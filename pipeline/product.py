@@ -12,6 +12,7 @@ import numpy as np
 from pipeline import forecasts, metrics, store
 from pipeline.answers import MODEL
 from pipeline.checkpoint import Checkpoint
+from pipeline.credit import RIGHTS
 from pipeline.errors import UserError
 from pipeline.forecasts import Place
 from pipeline.inputs import Footage
@@ -72,7 +73,10 @@ class Product:
                     "other to check it by; use --mode enhance"
                 )
             if min(H, W) < f:
-                raise UserError(f"{footage.path}: {H}x{W} pixels cannot be coarsened {f} times")
+                raise UserError(
+                    f"{footage.path}: {H}x{W} pixels cannot be coarsened {f} times; give larger "
+                    "frames, or use --mode enhance"
+                )
             shape = (H // f * f, W // f * f)
             if shape != (H, W):
                 notes.append(
@@ -330,13 +334,12 @@ def origin(
 ) -> dict[str, Any]:
     """Attributes of every output: rights, what it was made of and by which model."""
     ours, theirs = footage.attrs, trained.data.attrs
-    attribution = joined(ours.get("attribution"), theirs.get("attribution"))
+    carried = {name: joined(ours.get(name), theirs.get(name)) for name in RIGHTS}
     attrs = {
+        **carried,
         "title": title,
         "source": joined(ours.get("source"), source),
-        "references": attribution,
-        "license": joined(ours.get("license"), theirs.get("license")),
-        "attribution": attribution,
+        "references": joined(carried["attribution"], carried["references"]),
         "comment": comment,
         "warning": " ".join(unlike),
         "projection": ours.get("projection", ""),

@@ -12,6 +12,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
@@ -53,7 +54,27 @@ def say(note: str) -> None:
     if _muted:
         return
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print("Note:", note.replace("[", r"\["))
+    console.print("[bold]Note:[/]", note.replace("[", r"\["))
+
+
+@contextmanager
+def working(what: str, *, in_logs: bool = True) -> Iterator[None]:
+    """Around a stretch that has no steps to count: what is done, on standard error.
+
+    A terminal shows for how long, and forgets it at the end; a log has a line, unless not wanted.
+    """
+    console = Console(stderr=True)
+    if _muted:
+        yield
+    elif console.is_terminal:
+        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            bar.add_task(what, total=None)
+            yield
+    else:
+        if in_logs:
+            console.print(f"{what} ...", highlight=False, soft_wrap=True, markup=False)
+        yield
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from models import Geometry
-from pipeline import budget, engine
+from pipeline import budget, demands, engine
 from pipeline.budget import Budget, Case, Choice
 from pipeline.errors import UsageError, UserError
 from pipeline.inspecting.words import size
 from pipeline.reporting.words import count as counted
 from pipeline.settings import RunSettings
-from pipeline.steps import Batch, update
+from pipeline.steps import LATE, Batch, update
 from pipeline.trainer import Trainer
 
 SECONDS = 6.0  # of timed steps, together; at least
@@ -159,11 +159,6 @@ def rehearse(settings: RunSettings, memory: int | None = None) -> Rehearsal:
     t = settings.training
     if engine.started():
         raise UsageError("a dry run is of one process; start it without torchrun and srun")
-    if t.batch_size % t.devices:
-        raise UserError(
-            f"training.batch_size {t.batch_size} cannot be shared among {t.devices} devices; "
-            "use a multiple of that"
-        )
     own = one_of_them(settings)
     fabric = engine.make_fabric(own.training)
     trainer = Trainer.of(own, Path("dry run"), fabric)
@@ -173,8 +168,7 @@ def rehearse(settings: RunSettings, memory: int | None = None) -> Rehearsal:
     except ValueError as error:
         raise UserError(f"model {settings.model_name}: {error}") from None
     memory = memory or budget.memory_of(t.device)
-    loader, devices = trainer.loader, t.devices
-    batches = max(1, loader.shown // devices // (t.batch_size // devices))
+    loader = trainer.loader
     return Rehearsal(
         settings=settings,
         geometry=trainer.geometry,
@@ -185,7 +179,7 @@ def rehearse(settings: RunSettings, memory: int | None = None) -> Rehearsal:
         train_windows=len(loader.windows),
         samples=loader.shown,
         eval_windows=len(trainer.validation),
-        steps_per_epoch=max(1, batches // t.accumulate),
+        steps_per_epoch=max(1, loader.shown // t.batch_size // t.accumulate),
         forward_macs=needed.practice.forward_macs,
         step_macs=needed.practice.step_macs,
         kept=needed.practice.kept,
@@ -198,9 +192,9 @@ def rehearse(settings: RunSettings, memory: int | None = None) -> Rehearsal:
 
 
 def one_of_them(settings: RunSettings) -> RunSettings:
-    """One device's share of the training; on a CPU in a precision that it has."""
+    """One device's share of the training; on a CPU in a precision that it has. Raises UserError."""
     t = settings.training
-    changed: dict[str, Any] = {"batch_size": t.batch_size // t.devices, "devices": 1}
+    changed: dict[str, Any] = {"batch_size": demands.share(t, t.devices), "devices": 1}
     if t.precision == "fp16" and (t.device == "cpu" or not torch.cuda.is_available()):
         changed["precision"] = "bf16"
     return settings.model_copy(update={"training": t.model_copy(update=changed)})
@@ -221,7 +215,7 @@ def paced(trainer: Trainer, needed: Budget) -> Pace | None:
         batches = list(islice(source, max(1, windows // t.batch_size)))
         fetched = time.perf_counter()
         batches = [(x[:windows], y[:windows]) for x, y in batches]
-        update(trainer.fabric, trainer.model, trainer.optimizers, batches, budget.LATE, t.clip)
+        update(trainer.fabric, trainer.model, trainer.optimizers, batches, LATE, t.clip)
         if trainer.averaged:
             trainer.averaged.update(trainer.model)
         if device.type == "cuda":

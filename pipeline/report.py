@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ def report(
             scores=scores,
             log=runlog.read_log(run),
             settings=text_of(run / "settings.yaml"),
-            about=json_of(run / "about.json"),
+            about=runlog.read_about(run),
             attrs={**trained.data.attrs, **opened.attrs},
             board=board,
             software=software(),
@@ -126,21 +125,6 @@ def refuse_out(out: Path | None) -> None:
         raise UsageError(f"{out}: the report is a page; give it a name that ends in .html")
     if out.is_dir():
         raise UserError(f"{out}: is a folder; expected the name of a file to write")
-
-
-def json_of(file: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no file. Raises UserError for anything else."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: damaged, not JSON ({error}); make it again") from None
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{file}: holds a {type(value).__name__}; expected an object; make it again"
-        )
-    return value
 
 
 def text_of(file: Path) -> str:

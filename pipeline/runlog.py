@@ -115,6 +115,15 @@ def open_log(run: Path, step: int, fabric: Fabric, health: Health) -> Iterator[L
             board.close()
 
 
+def read_about(run: Path) -> dict[str, Any]:
+    """What a run was trained with, as far as its about.json says so."""
+    try:
+        found = json.loads((run / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; one that was cut off by a crash is left out."""
     path = run / "metrics.jsonl"

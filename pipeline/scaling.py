@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+from pipeline.sources.amounts import ANYTHING
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +152,11 @@ def is_rain(channel: Mapping[str, Any]) -> bool:
     return bool(channel["units"] == RAIN)
 
 
+def is_range_known(channel: Mapping[str, Any]) -> bool:
+    """Whether a valid range says anything of the values."""
+    return bool(ANYTHING[0] < channel["valid_min"] and channel["valid_max"] < ANYTHING[1])
+
+
 def fit(kind: str, channels: Sequence[Mapping[str, Any]], statistics: Statistics) -> Scaling:
     """The scaling of a store's channels.
 
@@ -187,15 +193,20 @@ def fit(kind: str, channels: Sequence[Mapping[str, Any]], statistics: Statistics
 def fit_range(channel: Mapping[str, Any], statistics: Statistics, i: int) -> tuple[float, float]:
     """Centre and scale of channel number i; likewise the others."""
     low, high = channel["valid_min"], channel["valid_max"]
+    if not is_range_known(channel):
+        raise UserError(
+            f"channel {channel['name']} [{channel['units']}] has no known valid range, and over "
+            f"{low:g} to {high:g} nothing can be learnt: add --set scaling.kind=standard, or "
+            "convert with --valid-min and --valid-max"
+        )
     return (high + low) / 2, (high - low) / 2
 
 
 def fit_standard(channel: Mapping[str, Any], statistics: Statistics, i: int) -> tuple[float, float]:
     # A constant's deviation, added up from squares, need not be 0.
     if statistics.min[i] == statistics.max[i]:
-        raise UserError(
-            f"channel {channel['name']} is constant in the training tracks; use scaling.kind: range"
-        )
+        way = "use scaling.kind: range" if is_range_known(channel) else "convert without it"
+        raise UserError(f"channel {channel['name']} is constant in the training tracks; {way}")
     return statistics.mean[i], statistics.std[i]
 
 

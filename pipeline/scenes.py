@@ -13,6 +13,7 @@ import numpy as np
 from pipeline import atomic, metrics
 from pipeline import pictures as drawing
 from pipeline.answers import MODEL, Answers, shown
+from pipeline.credit import Credit
 from pipeline.inputs import Footage
 from pipeline.outputs.layout import moment, stamp
 from pipeline.pictures import Palette, Panel, Scene
@@ -36,6 +37,7 @@ class Shots:
     kept: list[int]  # the output's frames, as numbers of the footage
     # Of one frame: its fields by variable name, (H, W) with NaN where missing, and its RMSE by row.
     stored: Callable[[int], tuple[dict[str, np.ndarray], dict[str, float]]]
+    credit: Credit
 
     def draw(self, numbers: Sequence[int], movies: Sequence[Path]) -> list[Path]:
         """A PNG of each of these frames, animations of all; returns the PNGs."""
@@ -56,7 +58,8 @@ class Shots:
 
             for movie in movies:  # each is drawn anew: all images of a storm take gigabytes
                 shown = scenes(self.kept, [] if files else numbers)
-                drawing.animation(movie, (drawing.image(scene, MOVIE_PIXELS) for scene in shown))
+                images = (drawing.image(scene, MOVIE_PIXELS) for scene in shown)
+                drawing.animation(movie, images, credit=self.credit)
             if not movies:
                 for _ in scenes(numbers, numbers):
                     pass
@@ -109,6 +112,7 @@ class Shots:
             unit=product.unit,
             zoom=self.zoom,
             origin=self.origin,
+            credit=self.credit,
         )
 
     @property

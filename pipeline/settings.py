@@ -1,13 +1,16 @@
 """Settings of a run: one file (YAML; JSON is YAML), overrides, and the words they may use.
 
-Order of precedence: the defaults here and in the model's own Settings, the file, `--set`.
+Order of precedence: the defaults here and in the model's own Settings, the file, `--set`. What each
+setting means is the docstring below it, which `cli settings`, the schema for editors and every
+explained file repeat.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +28,7 @@ from pydantic import (
 )
 
 import models
-from pipeline import atomic, manifest, tasks
+from pipeline import atomic, explanations, manifest, shipped, tasks
 from pipeline.errors import UsageError, UserError
 from pipeline.paging import ReadAhead
 from pipeline.tasks import ForecastSettings, SuperResolutionSettings
@@ -53,6 +56,8 @@ WITHOUT_EFFECT = {
     "training.checkpoint_dir": "checkpoints lie in the run folder; name it with --run",
     "training.log_dir": "logs lie in the run folder; name it with --run",
 }
+# What editors and people may write at the top of a file, and decides nothing.
+BESIDE = ("$schema", "$comment")
 
 
 def on_or_off(given: Any) -> Any:
@@ -60,13 +65,17 @@ def on_or_off(given: Any) -> Any:
     return {True: "on", False: "off"}[given] if isinstance(given, bool) else given
 
 
-class DataSettings(BaseModel, frozen=True, extra="forbid"):
+class DataSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Where the data lies, and how it is fetched."""
 
     store: Path = Path("data/WP.zarr")
-    split: Path | None = None  # None: data_manifest/<store>.split.json
-    threads: NonNegativeInt = 2  # that cut the next batches; 0: each only when it is asked for
-    read_ahead: ReadAhead = "auto"  # ask the disk for the next batches; auto: if not in memory yet
+    """What cli convert wrote; cli train --store names another."""
+    split: Path | None = None
+    """What cli split wrote; null: data_manifest/STORE.split.json."""
+    threads: NonNegativeInt = 2
+    """Threads that cut the next batches during a step; 0: each is cut when asked for."""
+    read_ahead: ReadAhead = "auto"
+    """Ask the disk for the next batches; auto: where the store is not in memory yet."""
 
     @field_validator("read_ahead", mode="before")
     @classmethod
@@ -78,55 +87,82 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         return self.split or manifest.split_file(manifest.FOLDER, self.store)
 
 
-class ScalingSettings(BaseModel, frozen=True, extra="forbid"):
+class ScalingSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """How physical units become numbers near 1."""
 
-    # range: valid range -> -1..1; standard: z-score; log1p: log(1 + value), 0 -> 0 and the training
-    # tracks' maximum -> 1; auto: log1p for rain (units mm), range for all else; weather: log1p for
-    # rain, standard for all else
     kind: Literal["auto", "range", "log1p", "standard", "weather"] = "auto"
+    """range: valid range to -1..1; standard: z-scores of the training tracks; log1p: log of
+    1 + value, 0 to 0 and the training tracks' maximum to 1; auto: log1p for rain (mm), range for
+    all else; weather: log1p for rain, standard for all else."""
 
 
-class TrainSettings(BaseModel, frozen=True, extra="forbid"):
+class TrainSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """The training loop, whatever the model."""
 
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 8  # windows per step, of all devices together
-    # Side of a random crop, pixels of the store; null: whole frames
+    """How often every training window is gone through."""
+    batch_size: PositiveInt = 8
+    """Windows per step, of all devices together; memory grows with it."""
     patch_size: PositiveInt | None = 128
-    sequence_length: PositiveInt = 3  # frames per window; of a forecast task.past + task.future
-    crops_per_window: PositiveInt = 1  # per epoch: more for small data sets
-    # true: one of 8 flips and quarter turns for all frames of a window, of which 4 mirror it: a
-    # storm then spins as in the other hemisphere; rotations: the 4 that do not; neither of winds
+    """Side of a random crop, pixels; null: whole frames. Memory grows with its square."""
+    sequence_length: PositiveInt = 3
+    """Frames per window; of a forecast by itself task.past + task.future."""
+    crops_per_window: PositiveInt = 1
+    """Crops of each window per epoch; more for small data sets: epochs get longer."""
     augment: Literal[True, False, "rotations"] = True
-    accumulate: PositiveInt = 1  # batches per optimizer step
-    optimizer: Literal["adam", "adamw"] = "adam"  # of every player
-    weight_decay: NonNegativeFloat = 0.0  # adamw's usual: 0.01
-    lr: PositiveFloat = 5e-4  # every player's; of onecycle the highest
-    lr_of: dict[str, PositiveFloat] = {}  # by player, instead of lr
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # onecycle has its own
+    """true: one of 8 flips and quarter turns for all frames of a window, of which 4 mirror it: a
+    storm then spins as in the other hemisphere; rotations: the 4 that do not; neither of winds."""
+    accumulate: PositiveInt = 1
+    """Batches per step of the optimizer: as a batch so many times larger, in no more memory."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """What steps every player (generator, discriminators)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Of the optimizer; 0: none. adamw's usual: 0.01."""
+    lr: PositiveFloat = 5e-4
+    """Learning rate of every player; of schedule onecycle the highest."""
+    lr_of: dict[str, PositiveFloat] = {}
+    """Learning rates by player, instead of lr: {generator: 1.0e-4}."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The optimizer's momentum; schedule onecycle has its own, 0.85 to 0.95."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    # cosine: to 1 % of lr at the last step; halve: times `drop` at each of the milestones;
-    # onecycle: up in the first 30 % of the steps, then down to nothing, beta1 the other way
+    """Memory of the gradients' squares, by which the optimizer scales its steps."""
     schedule: Literal["constant", "cosine", "halve", "onecycle"] = "cosine"
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)  # fractions of all steps
+    """How the learning rate goes. cosine: to 1 % of it at the last step; halve: times drop at each
+    of the milestones; onecycle: up in the first 30 % of the steps, then down to nothing, beta1 the
+    other way."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)
+    """Of schedule halve: fractions of all steps."""
     drop: Annotated[float, Field(gt=0, le=1)] = 0.5
-    clip: NonNegativeFloat = 1.0  # largest gradient norm of a player; 0: off
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the averaged weights; 0: off
+    """Of schedule halve: the factor at each milestone."""
+    clip: NonNegativeFloat = 1.0
+    """Largest norm of a player's gradient; 0: any."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay per step of the averaged weights, which are judged and used; 0: off."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
-    devices: PositiveInt = 1  # of this machine; torchrun and SLURM say themselves how many
-    # on: torch.compile the networks, minutes before the first step; graphs: and replay them as
-    # CUDA graphs. Where that fails, or changes the losses, training goes on without.
+    """Of the networks' arithmetic; bf16 needs about half the memory."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, or one of several: cuda:1."""
+    devices: PositiveInt = 1
+    """GPUs of this machine; torchrun and SLURM say themselves how many."""
     compile: Literal["off", "on", "graphs"] = "off"
+    """on: torch.compile the networks, minutes before the first step; graphs: and replay them as
+    CUDA graphs. Where that fails, or changes the losses, training goes on without."""
     seed: NonNegativeInt = 0
+    """Of first weights and draws; the same seed, the same training."""
     log_every_steps: PositiveInt = 20
-    validation_crops: PositiveInt = 32  # the same ones every time
-    validate_every_steps: NonNegativeInt = 0  # beside every epoch's end; 0: off
-    checkpoint_every_steps: NonNegativeInt = 1000  # the last one, beside every epoch's end; 0: off
-    checkpoint_every_epochs: NonNegativeInt = 0  # kept beside last and best; 0: none
-    sample_every_epochs: NonNegativeInt = 1  # pictures of a few validation windows; 0: none
-    patience: NonNegativeInt = 0  # epochs since the one with the best score; 0: never stop early
+    """Steps between two lines of metrics.jsonl."""
+    validation_crops: PositiveInt = 32
+    """Of the eval tracks, the same ones every time; more take longer."""
+    validate_every_steps: NonNegativeInt = 0
+    """Steps between validations, beside every epoch's end; 0: off."""
+    checkpoint_every_steps: NonNegativeInt = 1000
+    """Steps between saves of last, beside every epoch's end; 0: off."""
+    checkpoint_every_epochs: NonNegativeInt = 0
+    """Epochs between those kept beside last and best; 0: none."""
+    sample_every_epochs: NonNegativeInt = 1
+    """Epochs between pictures of a few validation windows; 0: none."""
+    patience: NonNegativeInt = 0
+    """Epochs without a better score that end a training; 0: no number does."""
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -134,14 +170,19 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
         return on_or_off(given)
 
 
-class RunSettings(BaseModel, frozen=True, extra="forbid"):
+class RunSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Everything that decides a training run."""
 
-    model: dict[str, Any] = {"name": "tempogan"}  # name, and that model's own Settings
-    task: SuperResolutionSettings | ForecastSettings = SuperResolutionSettings()  # by the model
+    model: dict[str, Any] = {"name": "tempogan"}
+    """name, and that model's own settings."""
+    task: SuperResolutionSettings | ForecastSettings = SuperResolutionSettings()
+    """How frames become x and y; of the kind that the model is for."""
     data: DataSettings = DataSettings()
+    """Where the data lies, and how it is fetched."""
     scaling: ScalingSettings = ScalingSettings()
+    """How physical units become numbers near 1."""
     training: TrainSettings = TrainSettings()
+    """The training loop, whatever the model."""
 
     @field_validator("task", mode="before")
     @classmethod
@@ -192,13 +233,16 @@ def gathered(
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A mapping from a YAML or JSON file. Raises UsageError."""
+    """A mapping from a YAML or JSON file, or one that comes with eddy. Raises UsageError."""
+    file = shipped.find(file)
     try:
         text = file.read_text(encoding="utf-8")
         # YAML forbids the tabs that JSON allows
-        value = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UsageError(f"{file}: no such settings file") from None
+        value = (
+            json.loads(text, object_pairs_hook=once)
+            if file.suffix == ".json"
+            else yaml.load(text, OnceLoader)
+        )
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{file}: not readable as YAML or JSON ({reason})") from None
@@ -206,7 +250,24 @@ def read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise UsageError(f"{file}: holds a {type(value).__name__}; expected sections with settings")
-    return value
+    return {key: its for key, its in value.items() if key not in BESIDE}
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping without repeated keys, the first of which would be lost. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice} is given twice in one section; leave one of them out")
+    return found
+
+
+class OnceLoader(yaml.SafeLoader):
+    """YAML's plain values; a key that is repeated within a mapping is a ValueError."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep=deep)
 
 
 def of_run(run: Path) -> dict[str, Any]:
@@ -391,3 +452,106 @@ def write(path: Path, settings: RunSettings) -> None:
 def text(settings: RunSettings) -> str:
     """As YAML, defaults included."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def sections(settings: RunSettings) -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
+    """By name the class of each section and its values as plain data; the model's name first."""
+    plain = settings.model_dump(mode="json")
+    kinds = {"model": models.find(settings.model_name).Settings}
+    return {name: (kinds.get(name) or type(getattr(settings, name)), plain[name]) for name in plain}
+
+
+def explained(
+    settings: RunSettings,
+    only: Collection[str] | None = None,
+    upstream: BaseModel | None = None,
+) -> str:
+    """YAML that loads back to the same settings, with the meaning of each as a comment.
+
+    only: keys as in training.lr, or sections; by default all. upstream: the section of that name,
+    where a file has one. Raises UsageError for an unknown key.
+    """
+    whole = sections(settings)
+    if upstream:
+        whole = {"upstream": (type(upstream), upstream.model_dump(mode="json")), **whole}
+    known = [f"{name}.{key}" for name, (_, its) in whole.items() for key in its]
+    for key in only or ():
+        if key not in (*known, *whole):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; `cli settings show` shows all"
+            raise UsageError(f"{key}: no setting of {settings.model_name}{hint}")
+    parts = []
+    for name, (kind, values) in whole.items():
+        asked = {
+            key: value
+            for key, value in values.items()
+            if only is None or name in only or f"{name}.{key}" in only
+        }
+        meanings = {key: explanations.meaning(field) for key, field in kind.model_fields.items()}
+        if name == "model":
+            meanings["name"] = " | ".join(models.names())
+        if asked:
+            parts.append(explanations.section(name, about(settings, name, kind), asked, meanings))
+    return "\n".join(parts)
+
+
+def about(settings: RunSettings, section: str, kind: type[BaseModel]) -> str:
+    """What a section is, in a sentence; "" with python -OO."""
+    doc = models.find(settings.model_name) if section == "model" else kind
+    return explanations.first(doc.__doc__)
+
+
+def changed(settings: RunSettings) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from their defaults: value and default, by key, as plain data.
+
+    A default is what the setting would be if its line were left out, which may follow from others:
+    from model.arch, or of a forecast's training.sequence_length from its task.
+    """
+    tree = settings.model_dump(mode="json")
+    found = {}
+    for name, (kind, values) in sections(settings).items():
+        for key, value in values.items():
+            others = {k: v for k, v in values.items() if k != key}
+            if (name, key) == ("model", "name"):
+                default = RunSettings().model_name
+            else:
+                try:
+                    left = resolved({**tree, name: others}, {}).model_dump(mode="json")
+                    default = left[name][key]
+                except UsageError:  # the others do not go together with it
+                    default = kind().model_dump(mode="json")[key]
+            if value != default:
+                found[f"{name}.{key}"] = (value, default)
+    return found
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A settings file that is sound."""
+
+    file: Path  # that was read: the one given, or the one of that name that comes with eddy
+    settings: RunSettings
+    upstream: BaseModel | None  # its section upstream, where it is for `cli upstream`
+    notes: list[str]  # a sentence for each key that has no effect, which begins with that key
+
+    @property
+    def unused(self) -> list[str]:
+        """The keys that have no effect."""
+        return [note.partition(" ")[0] for note in self.notes]
+
+
+def check(file: Path, overrides: Sequence[str] = ()) -> Checked:
+    """Read a settings file as its command would: cli train, or with a section upstream that one.
+
+    Raises UsageError as load does, and for an experiment whose settings contradict one another.
+    """
+    file = shipped.find(file)
+    given, _, _ = gathered(file, overrides)
+    if not any(key.partition(".")[0] == "upstream" for key in given):
+        settings, notes = load(file, overrides)
+        return Checked(file, settings, None, notes)
+    from pipeline.experiment import plan  # which imports this file
+
+    settings, asked, notes = plan.load(file, overrides)
+    plan.refuse_unfit(settings, asked)
+    return Checked(file, settings, asked, notes)

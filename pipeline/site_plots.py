@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import atomic
+from pipeline import pictures
+from pipeline.credit import NOBODY, Credit
 from pipeline.sites import Series
 
 if TYPE_CHECKING:
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
 SHOWN = ("model", "bicubic", "bilinear", "persistence", "optical_flow")
 COLOURS = ("#0072b2", "#d55e00", "#999999")  # told apart by the colour-blind (Okabe and Ito 2008)
 MARKS = ("o", "^", "x")
+WRAPPED = 150  # letters in one line
 
 
-def draw(path: Path, series: Sequence[Series], units: str, dpi: int = 110) -> Path:
-    """A row of two diagrams per site into a PNG: 9 inches wide."""
+def draw(
+    path: Path, series: Sequence[Series], units: str, credit: Credit = NOBODY, dpi: int = 110
+) -> Path:
+    """A row of two diagrams per site into a PNG: 9 inches wide. credit: for the data."""
     from matplotlib.figure import Figure
 
     figure = Figure((9.0, 4.2 * len(series)), dpi=dpi, facecolor="white", layout="constrained")
@@ -29,9 +34,9 @@ def draw(path: Path, series: Sequence[Series], units: str, dpi: int = 110) -> Pa
     for (left, right), each in zip(rows, series, strict=True):
         quantiles(left, each, units)
         dates(right, each, units)
-    with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
+    if lines := textwrap.wrap(credit.line, WRAPPED, max_lines=2, placeholder=" ..."):
+        figure.supxlabel("\n".join(lines), size=7, color="0.45")
+    return pictures.saved(path, figure, credit, "Estimated and true values at chosen sites")
 
 
 def quantiles(axes: Axes, series: Series, units: str) -> None:

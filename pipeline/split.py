@@ -13,12 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import manifest, presets, raw_tree, store
+from pipeline import credit, manifest, presets, raw_tree, store
 from pipeline.errors import UsageError, UserError
 from pipeline.manifest import Split, Statistics
 from pipeline.store import Store, Track
 
 SEASONS = re.compile(r"(\d{4})-(\d{4})")
+TOO_FEW = (
+    "fewer than 2 tracks, and only whole ones are set aside; convert into more of them "
+    "(gridded fields: --track-by)"
+)
 
 
 def split(
@@ -31,6 +35,7 @@ def split(
     eval_last: float | None = None,
     seed: int = 0,
     preset: presets.Name | None = None,
+    dry_run: bool = False,
 ) -> Split:
     """Divide the store at `path` and write the split to `out`.
 
@@ -38,6 +43,7 @@ def split(
     eval_fraction: that share of the remaining tracks, drawn with `seed`; or eval_last: the latest
     of them, with about that share of their frames. preset: a published way, which also names the
     test tracks, and leaves the others open (ss-l2: by itself the last season) or not (neurips23).
+    dry_run: nothing is written.
     Raises UserError for an unknown id (with its neighbours), an id in two parts, and a part that
     would be empty.
     """
@@ -75,16 +81,20 @@ def split(
             "no tracks to evaluate on: give --eval-ids or --eval-fraction, or --eval-last"
         )
     if both := sorted(set(evaluated) & set(test)):
-        raise UserError(f"track {', '.join(both)} is asked for both as eval and as test")
+        raise UserError(
+            f"track {', '.join(both)} is asked for both as eval and as test; leave it out of one"
+        )
     elsewhere = {*evaluated, *test, *(known.left_out if known else ())}
     train = [id for id in opened.ids if id not in elsewhere]
     if not train:
         raise UserError(
-            f"{path}: no tracks left to train on; all {len(opened.ids)} are eval or test"
+            f"{path}: no tracks left to train on; all {len(opened.ids)} are eval or test; "
+            "set fewer aside"
         )
     parts = {"train": train, "eval": evaluated, "test": test}
     made = Split(
         store=path.name,
+        **credit.rights(opened.attrs),
         manifest_hash=opened.manifest_hash,
         selected_by=how,
         train=train,
@@ -93,7 +103,8 @@ def split(
         triplets=triplets(opened, parts),
         statistics=added([opened.track(id) for id in train]),
     )
-    manifest.write_split(out, made)
+    if not dry_run:
+        manifest.write_split(out, made)
     return made
 
 
@@ -106,7 +117,9 @@ def chosen(have: Sequence[str], asked: Iterable[str]) -> list[str]:
             first, last = span.groups()
             found = [id for id in have if first <= id[:4] <= last]
             if first > last:
-                raise UserError(f"{word}: the first season must not be after the last")
+                raise UserError(
+                    f"{word}: the first season must not be after the last; write {last}-{first}"
+                )
         else:
             found = [id for id in have if id == word]
         if not found:
@@ -127,11 +140,12 @@ def words(asked: Iterable[str]) -> Iterable[str]:
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "not text"
                 raise UserError(
-                    f"{file}: cannot be read as a list of ids ({reason.lower()})"
+                    f"{file}: cannot be read as a list of ids ({reason.lower()}); expected a "
+                    "text file of ids such as 202107 and seasons such as 2015-2018"
                 ) from None
             found = [w for line in lines for w in line.split("#")[0].replace(",", " ").split()]
             if not found:
-                raise UserError(f"{file}: holds no ids")
+                raise UserError(f"{file}: holds no ids; write ids such as 202107 into it")
             yield from found
         else:
             yield from item.replace(",", " ").split()
@@ -152,9 +166,9 @@ def not_found(word: str, have: Sequence[str]) -> str:
 def drawn(have: Sequence[str], fraction: float, seed: int) -> list[str]:
     """A random share of the tracks: at least one, never all."""
     if not 0 < fraction < 1:
-        raise UsageError(f"--eval-fraction {fraction:g}: expected more than 0 and less than 1")
+        raise UsageError(f"--eval-fraction {fraction:g}: expected between 0 and 1, as 0.1")
     if len(have) < 2:
-        raise UserError("fewer than 2 tracks: nothing to set aside; give --eval-ids")
+        raise UserError(TOO_FEW)
     count = min(max(1, round(fraction * len(have))), len(have) - 1)
     return sorted(random.Random(seed).sample(sorted(have), count))
 
@@ -165,12 +179,9 @@ def latest(tracks: Sequence[Track], share: float) -> list[str]:
     At least one, never all. Raises UsageError and UserError.
     """
     if not 0 < share < 1:
-        raise UsageError(f"--eval-last {share:g}: expected more than 0 and less than 1")
+        raise UsageError(f"--eval-last {share:g}: expected between 0 and 1, as 0.1")
     if len(tracks) < 2:
-        raise UserError(
-            "fewer than 2 tracks, and only whole ones are set aside; convert into more of them "
-            "(gridded fields: --track-by)"
-        )
+        raise UserError(TOO_FEW)
     ordered = sorted(tracks, key=lambda track: (track.times[-1], track.id), reverse=True)
     held = np.cumsum([len(track.times) for track in ordered])
     count = int(np.abs(held[:-1] - share * held[-1]).argmin()) + 1
@@ -190,9 +201,10 @@ def added(tracks: Sequence[Track]) -> Statistics:
     table = np.stack([np.stack(list(track.statistics.values())) for track in tracks])  # (n, 5, C)
     count, total, squares = table[:, 0].sum(0), table[:, 1].sum(0), table[:, 2].sum(0)
     if (count == 0).any():
+        lacking = any((track.flag == store.TOO_MANY_MISSING).any() for track in tracks)
         raise UserError(
             f"the training tracks {store.few([t.id for t in tracks])} hold no usable frame; "
-            "set others aside, or convert with a larger --max-missing"
+            "set others aside" + (", or convert with a larger --max-missing" if lacking else "")
         )
     mean = total / count
     return Statistics(

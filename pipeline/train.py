@@ -142,7 +142,10 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
     t, at, fabric = trainer.settings.training, trainer.position, trainer.fabric
     per_epoch = trainer.steps_per_epoch
     scores: dict[str, float] = {}
-    rates: dict[str, float] = {}
+
+    def flush() -> None:
+        """First, before anything is judged or saved: it refuses what is not finite."""
+        log.flush(at.step, at.epoch, trainer.rates(at.step - 1))
 
     def done(why: str) -> Trained:
         return Trained(trainer.run, at, scores, why, fabric.is_global_zero)
@@ -160,24 +163,24 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
                 return done(f"no better for {t.patience} epochs{why}")
             batches = trainer.batches(at.epoch, at.batch)
             while micro := list(islice(batches, t.accumulate)):
-                rates, place = trainer.rates(at.step), trainer.place(len(micro))
+                place = trainer.place(len(micro))
                 log.add(trainer.step(micro).named(), place)
                 if at.step % t.log_every_steps == 0:
-                    log.flush(at.step, at.epoch, rates)
+                    flush()
                 advance()
                 if due(at.step, t.validate_every_steps) and at.step % per_epoch:
-                    log.flush(at.step, at.epoch, rates)  # first: it refuses what is not finite
+                    flush()
                     scores = trainer.validated(log)
                     if trainer.better(scores[MODEL], at.epoch + 1):
                         trainer.save("best")
                 stop = stopping()
                 if stop or due(at.step, t.checkpoint_every_steps):
-                    log.flush(at.step, at.epoch, rates)  # first: it refuses what is not finite
+                    flush()
                     trainer.save("last")
                 if stop:
                     return done("told to stop; --resume goes on")
             at.epoch, at.batch = at.epoch + 1, 0
-            log.flush(at.step, at.epoch, rates)
+            flush()
             scores = trainer.validated(log)
             advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
             trainer.keep(scores[MODEL])

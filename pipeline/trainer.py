@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 import models
@@ -43,7 +43,7 @@ from pipeline.runlog import Log
 from pipeline.samples import Samples
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings
-from pipeline.steps import Batch, Outcome, optimizer_of, update
+from pipeline.steps import LATE, Batch, Outcome, optimizers_of, update
 from pipeline.tasks import ForecastSettings
 
 # Of a store's attributes, what a model's use and its scores need.
@@ -60,7 +60,6 @@ CARRIED = (
     "grid_degrees_longitude",
     "native_grid_degrees",
 )
-LATE = 10**9  # a step at which all players of any model take part
 
 
 @dataclass
@@ -123,16 +122,11 @@ class Trainer:
         demands.refuse_moving(task, t)
         demands.refuse_turning([opened.channels[i] for i in task.inputs], t)
         demands.say_mirrored(task, train_tracks, t)
-        if t.batch_size % fabric.world_size:
-            raise UserError(
-                f"training.batch_size {t.batch_size} cannot be shared among {fabric.world_size} "
-                "devices; use a multiple of that"
-            )
         loader = Loader(
             train_tracks,
             window=task.window,
             patch=t.patch_size,
-            batch=t.batch_size // fabric.world_size,
+            batch=demands.share(t, fabric.world_size),
             crops_per_window=t.crops_per_window,
             augment=t.augment,
             seed=t.seed,
@@ -160,10 +154,7 @@ class Trainer:
                 f"training.lr_of: {settings.model_name} has no {', '.join(unknown)}; "
                 f"it has {', '.join(players)}"
             )
-        optimizers = {
-            name: optimizer_of(fabric, t, net.parameters(), t.lr_of.get(name, t.lr))
-            for name, net in players.items()
-        }
+        optimizers = optimizers_of(fabric, t, players)
         if fabric.global_rank:  # all begin with the same weights, and go on with other noise
             torch.manual_seed(t.seed + fabric.global_rank)
         return cls(
@@ -310,10 +301,7 @@ class Trainer:
         def trial(model: Any) -> list[float]:
             engine.set_random_state(self.fabric, state, t.seed)
             precision.load_state_dict(scaler)
-            optimizers = {
-                name: optimizer_of(self.fabric, t, net.parameters(), t.lr_of.get(name, t.lr))
-                for name, net in model.players().items()
-            }
+            optimizers = optimizers_of(self.fabric, t, model.players())
             found: list[Tensor] = []
             for step in (0, LATE, LATE + 1):
                 if how == "graphs":
@@ -347,7 +335,6 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """RMSE in physical units on the fixed crops: of the model, and of each baseline."""
-        judged = (self.averaged.module if self.averaged else self.model).eval()
         rows = [MODEL] if self.baselines else self.problem.rows
         sums = {row: Errors() for row in rows}
         for some in torch.arange(len(self.validation)).split(self.settings.training.batch_size):
@@ -358,16 +345,18 @@ class Trainer:
                 donors = self.fabric.to_device(others)
             x, truth = self.problem.task.split(frames, donors)
             for row in rows:
-                answer = self.guess(judged, x) if row == MODEL else self.problem.of_baseline(row, x)
+                answer = self.guess(x) if row == MODEL else self.problem.of_baseline(row, x)
                 sums[row] += Errors.of(answer, truth, self.peak)
-        self.model.train()
         found = {row: each.scores()["rmse"] for row, each in sums.items()}
         self.baselines = self.baselines or {row: found[row] for row in rows[1:]}
         return {MODEL: found[MODEL], **self.baselines}
 
-    def guess(self, judged: nn.Module, x: Tensor) -> Tensor:
+    def guess(self, x: Tensor) -> Tensor:
+        """What the model says as it will be used: of averaged weights, where they are kept."""
+        judged = (self.averaged.module if self.averaged else self.model).eval()
         with self.fabric.autocast(), compilation.without():
             answer = judged(self.problem.x.model_input(x)).float()
+        self.model.train()
         if answer.isnan().any():
             raise Unhealthy(
                 f"{self.run}: what the model says is no longer finite at step "
@@ -398,14 +387,11 @@ class Trainer:
         """The same few validation windows after every epoch, in samples/ and TensorBoard."""
 
         def draw() -> None:
-            judged = (self.averaged.module if self.averaged else self.model).eval()
             picture = self.samples.drawn(
-                lambda x: self.guess(judged, self.fabric.to_device(x)),
-                f"Epoch {self.position.epoch}",
+                lambda x: self.guess(self.fabric.to_device(x)), f"Epoch {self.position.epoch}"
             )
             samples.write(self.run / "samples" / f"epoch-{self.position.epoch:04d}.png", picture)
             log.sample(picture, self.position.step)
-            self.model.train()
 
         engine.by_first(self.fabric, draw)
 

@@ -34,6 +34,7 @@ from pipeline.reporting.words import count
 from pipeline.scorecard import Yardstick
 from pipeline.settings import RunSettings
 from pipeline.sources.grids import Grid
+from pipeline.trainer import Trainer
 from pipeline.windows import usual_step
 
 FORMAT = "eddy upstream 1"
@@ -94,6 +95,32 @@ def upstream(
             for arm in plan.arms:
                 trained_arm(plan, arm, number, out, train, say)
         return Concluding(plan, out).conclude()
+
+
+def rehearsed(settings: RunSettings, asked: UpstreamSettings, out: Path) -> list[str]:
+    """What an experiment would train, in sentences; nothing is written. Raises as `upstream`."""
+    refuse_other(out, settings, asked)
+    plan = planning.planned(settings, asked)
+    lines = [f"Experiment 2 before training: {plan.reach}"]
+    total = left = 0
+    for arm in plan.arms:
+        wanted = plan.of(arm, 0)
+        steps = Trainer.of(wanted, Path("dry run")).total_steps
+        ready = [is_trained(plan, arm, number, out) for number in range(asked.seeds)]
+        done = f", {sum(ready)} of them done" if any(ready) else ""
+        trainings = count(asked.seeds, "training")
+        lines.append(f"{arm.title}: {trainings} of {count(steps, 'step')}{done}")
+        total, left = total + len(ready), left + steps * ready.count(False)
+    return [
+        *lines,
+        f"{count(total, 'training')}, {plan.parameters:,} parameters in each model; "
+        f"{count(left, 'step')} to go",
+    ]
+
+
+def is_trained(plan: Plan, arm: Arm, number: int, out: Path) -> bool:
+    last = run_folder(out, arm, number) / "checkpoints" / "last.ckpt"
+    return last.exists() and is_finished(checkpoint.load(last), plan.of(arm, number))
 
 
 def run_folder(out: Path, arm: Arm, number: int) -> Path:

@@ -1,14 +1,16 @@
 """Store -> whatever in it is damaged, missing, stale or in the way; and, if asked, its source.
 
 Every byte is looked at: nothing that was changed since the store was written passes unseen, see
-seal.py. With the source, each of its frames is read once more and compared with the stored one.
+seal.py. With the source, each of its frames is read once more and compared with the stored one. A
+store may be made of several sources, one after the other, and of a part of one: a track that only
+one of the two has is no fault.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from pipeline import seal, sources, store, store_writer
-from pipeline.beside_source import Pair, compare, convertible
+from pipeline.beside_source import Pair, compare
 from pipeline.errors import UserError
 from pipeline.faults import Check, Checked, Fault, check
 from pipeline.progress import progress
@@ -41,16 +43,21 @@ class Verification:
     bytes: int = 0
     seconds: float = 0.0  # of reading the store
     equal: int | None = None  # frames that equal their files; None: not compared
+    compared: int | None = None  # frames of the tracks that the source has too
     faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was not compared
 
 
 def verify(path: Path, *, source: Path | None = None, workers: int | None = None) -> Verification:
     """Look through the store at `path`, and beside `source` where that is given; list all faults.
 
-    Raises UserError for what is no finished store or no source.
+    Raises UserError for what is no finished store or no source, and for a source that has none of
+    the store's tracks.
     """
     root = root_of(path)
     release = None if source is None else sources.scan(source, options_of(path, root))
+    if release is not None and root is not None:
+        refuse_stranger(release, path, ids_of(path, root))
     begun = time.monotonic()
     checked = look_through(path, root, workers)
     tracks = {name: found for name, found in checked.items() if name != TRIPLETS}
@@ -63,10 +70,51 @@ def verify(path: Path, *, source: Path | None = None, workers: int | None = None
         faults=[*root_faults(path, root), *(f for found in checked.values() for f in found.faults)],
     )
     done.faults += stale_triplets(path, checked)
-    if release is not None and root is not None:
+    if release is not None and root is None:
+        done.notes.append(f"not compared with {release.path}: mend the store's root first")
+    elif release is not None and root is not None:
         done.equal, faults = beside(release, path, root, tracks, workers)
         done.faults += faults
+        in_both = tracks.keys() & {raw.id for raw in release.tracks}
+        done.compared = sum(tracks[id].frames for id in in_both)
+        done.notes += alone(release, path, list(tracks))
     return done
+
+
+def refuse_stranger(release: Release, path: Path, ids: Sequence[str]) -> None:
+    """Raises UserError for a source of which nothing can be compared."""
+    there = [raw.id for raw in release.tracks]
+    if not set(there) & set(ids):
+        raise UserError(
+            f"{release.path}: has none of the tracks of {path}: it has {store.few(there)}, the "
+            f"store {store.few(ids)}; give the source that the store was converted from"
+        )
+
+
+def alone(release: Release, path: Path, ids: Sequence[str]) -> Iterator[str]:
+    """A sentence on the tracks that only the store has, and one on those that only the source has.
+
+    ids: of the store.
+    """
+    there = [raw.id for raw in release.tracks]
+    if only := [id for id in ids if id not in set(there)]:
+        yield (
+            f"{several(only)} of the store {are(only)} not in {release.path}: {store.few(only)}; "
+            f"{'its' if len(only) == 1 else 'their'} frames were not compared"
+        )
+    if only := [id for id in there if id not in set(ids)]:
+        yield (
+            f"{several(only)} of {release.path} {are(only)} not in the store: {store.few(only)}; "
+            f"`cli convert {release.path} {path}` adds those with readable frames"
+        )
+
+
+def several(ids: Sequence[str]) -> str:
+    return f"{len(ids)} track" + "s" * (len(ids) != 1)
+
+
+def are(ids: Sequence[str]) -> str:
+    return "is" if len(ids) == 1 else "are"
 
 
 def root_of(path: Path) -> Root | None:
@@ -199,7 +247,7 @@ def beside(
     tracks: Mapping[str, Checked],
     workers: int | None,
 ) -> tuple[int, list[Fault]]:
-    """How many frames equal their files, and the faults, in the order of the tracks."""
+    """Of the tracks in both, how many frames equal their files, and the faults, by track."""
     there = {raw.id: raw for raw in release.tracks}
     channels = root["attributes"]["channels"]
     pairs = {
@@ -211,11 +259,4 @@ def beside(
     with progress("compare", total, "frames") as advance:
         results = dict(for_each(compare, pairs, advance, workers))
     faults = [fault for id in pairs for fault in results[id][1]]
-    for id in tracks.keys() - there.keys():
-        way_out = "give the source that it came from"
-        faults.append(Fault(id, f"is not in {release.path}, so it was not compared", way_out))
-    for id in there.keys() - tracks.keys():
-        if convertible(there[id], release.format):
-            what = f"is in {release.path}, but not in the store"
-            faults.append(Fault(id, what, once_more(path)))
     return sum(equal for equal, _ in results.values()), sorted(faults, key=lambda f: f.where)

@@ -1,7 +1,8 @@
 """A tiny raw tree, written by hand: what the release's files are, at 16x16 pixels."""
 
 import os
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -96,23 +97,58 @@ def tiny(tmp_path: Path) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For trainings: WP.zarr, of three storms of 10 hours, 48x48, and WP.split.json."""
+def make_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder for trainings: WP.zarr and WP.split.json."""
     import torch
 
     from pipeline import split
 
     torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [
-        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=10, latitude=10.0 + n)
-        for n in (1, 2, 3)
-    ]
-    write_tree(home / "WP", storms, size=48)
-    settings = ConvertSettings()
-    converting.convert(home / "WP", home / "WP.zarr", settings, manifests=home, workers=1)
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202103"])
-    return home
+
+    def make(
+        storms: int, hours: int, size: int, damage: Callable[[Path], None] | None = None
+    ) -> Path:
+        """The last storm is for evaluation; damage: what is to be done to each raw file."""
+        home = tmp_path_factory.mktemp("data")
+        ids = [f"20210{n}" for n in range(1, storms + 1)]
+        made = [
+            Storm(id, datetime(2021, 7, n, tzinfo=UTC), hours, latitude=10.0 + n)
+            for n, id in enumerate(ids, 1)
+        ]
+        for file in write_tree(home / "WP", made, size=size):
+            if damage:
+                damage(file)
+        settings = ConvertSettings(max_missing=0.9)
+        converting.convert(home / "WP", home / "WP.zarr", settings, manifests=home, workers=1)
+        split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=ids[-1:])
+        return home
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Path]) -> Path:
+    """For trainings: WP.zarr, of three storms of 10 hours, 48x48, and WP.split.json."""
+    return make_data(storms=3, hours=10, size=48)
+
+
+@pytest.fixture
+def stop_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has the trainings of a test told to stop in one of their steps, counted from now."""
+    from pipeline import trainer
+
+    def stop_in(step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        real, steps = trainer.update, []
+
+        def counted(*args: Any) -> Any:
+            steps.append(1)
+            if len(steps) == step:
+                os.kill(os.getpid(), number)
+            return real(*args)
+
+        monkeypatch.setattr(trainer, "update", counted)
+
+    return stop_in
 
 
 @pytest.fixture(scope="module")

@@ -331,6 +331,54 @@ def test_names_of_archives_and_of_their_parts(tmp_path, names, expected):
         assert found == expected
 
 
+def test_what_a_shell_makes_of_an_unquoted_name_is_one_source(tree, tmp_path):
+    files = pack(tree, tmp_path / "downloads", parts=12)
+    for order in (files, files[::-1], files[3:]):
+        first = archive.one_source(order)
+        assert first == min(order)
+        assert archive.parts_of(first) == tuple(files)  # and what was not named is found
+    assert archive.one_source([tmp_path / "WP.tar.gz.9", tmp_path / "WP.tar.gz.10"]).suffix == ".9"
+    assert archive.one_source([tmp_path, tmp_path]) == tmp_path
+    assert archive.one_source([Path("WP.tar.gz*")]) == Path("WP.tar.gz*")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([], "no source: give a folder, a file, or the first part of an archive"),
+        (["WP", "AU"], "2 sources, but WP is no part of an archive; give one of them"),
+        (
+            ["WP.tar.gz00", "WP.tar.gz01", "WP.tar.gz.md5"],
+            "3 sources, but WP.tar.gz.md5 is no part of an archive; give one of them, and of an "
+            "archive in parts the first alone: WP.tar.gz00",
+        ),
+        (
+            ["WP.tar.gz00", "AU.tar.gz00"],
+            "2 sources, but WP.tar.gz00 and AU.tar.gz00 are of two archives; give one of them, and "
+            "of an archive in parts the first alone: AU.tar.gz00",
+        ),
+        (
+            ["new/WP.tar.gz00", "old/WP.tar.gz01"],
+            "2 sources, but new/WP.tar.gz00 and old/WP.tar.gz01 are of two archives; give one of "
+            "them, and of an archive in parts the first alone: new/WP.tar.gz00",
+        ),
+        (
+            ["A.tar", "B.tar"],
+            "2 sources, but A.tar and B.tar are of two archives; give one of them",
+        ),
+        (
+            ["WP.tar.gz", "WP.tar.gz00"],
+            "2 sources, but WP.tar.gz is whole, and others are parts; give one of them, and of an "
+            "archive in parts the first alone: WP.tar.gz00",
+        ),
+    ],
+)
+def test_several_sources_are_refused(names, told):
+    with pytest.raises(UsageError) as caught:
+        archive.one_source([Path(name) for name in names])
+    assert str(caught.value) == told
+
+
 def test_an_unpacked_tree_is_read_as_a_tree_whatever_lies_beside(tree, tmp_path):
     pack(tree, tmp_path / "dl")
     unpack([tmp_path / "dl/WP.tar.gz"], tmp_path / "un")

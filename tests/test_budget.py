@@ -115,6 +115,11 @@ def gan(data: Path) -> Budget:
     return Budget(case(asked(data, "tempogan", *few)))
 
 
+@pytest.fixture(scope="module")
+def rainnet(data: Path) -> Budget:
+    return Budget(case(asked(data, "st_rainnet")))
+
+
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
@@ -211,9 +216,8 @@ def test_patches_to_try(data: Path, name: str, more: list[str], patches: list[in
     assert case(asked(data, name, *more)).patches() == patches
 
 
-def test_the_largest_batch_that_fits(data: Path) -> None:
-    posed = case(asked(data, "st_rainnet"))
-    made = Budget(posed)
+def test_the_largest_batch_that_fits(rainnet: Budget) -> None:
+    made, posed = rainnet, rainnet.case
     needs = {b: made.choice(made.practice, b).needs for b in posed.batches()}
     assert list(needs) == [1, 2, 4]
     assert needs[1] < needs[2] < needs[4] == made.present.needs
@@ -249,11 +253,10 @@ def test_a_smaller_patch_where_no_batch_fits(gan: Budget) -> None:
     assert gan.fitting(smallest - 1) is None  # 8 is refused, not proposed
 
 
-def test_what_is_proposed_can_be_pasted(data: Path) -> None:
-    of = asked(data, "st_rainnet")
-    made = Budget(case(of))
-    room = made.present.needs - 10_000
-    found = made.fitting(room)
+def test_what_is_proposed_can_be_pasted(data: Path, rainnet: Budget) -> None:
+    of = rainnet.case.settings
+    room = rainnet.present.needs - 10_000
+    found = rainnet.fitting(room)
     assert found
     pasted = asked(data, "st_rainnet", *" ".join(found.words(of.training)).split()[1::2])
     again = Budget(case(pasted))
@@ -394,7 +397,7 @@ def test_a_dry_run_is_of_one_process(data: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_gpu_with_too_little_memory_comes_with_a_proposal(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rainnet: Budget
 ) -> None:
     def full(*args: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -404,12 +407,11 @@ def test_a_gpu_with_too_little_memory_comes_with_a_proposal(
     monkeypatch.setattr(budget, "CONTEXT", 0)  # else it is most of what so small a model needs
     told = r"too little memory for this training; --set training\.batch_size"
     with pytest.raises(UserError, match=told) as e:
-        train.train(asked(data, "st_rainnet"), tmp_path / "run")
-    found = Budget(case(asked(data, "st_rainnet")))
-    fits = found.fitting(int(budget.LESS * found.present.needs))
+        train.train(rainnet.case.settings, tmp_path / "run")
+    fits = rainnet.fitting(int(budget.LESS * rainnet.present.needs))
     assert fits
     assert fits.batch_size < 4
-    assert " ".join(fits.words(asked(data, "st_rainnet").training)) in str(e.value)
+    assert " ".join(fits.words(rainnet.t)) in str(e.value)
 
 
 @pytest.mark.gpu
@@ -422,7 +424,7 @@ def test_the_estimate_is_near_what_a_gpu_gives_out(data: Path) -> None:
     source = one.batches(0, 0)
     for batch in (next(source), next(source)):  # the first makes states, and tries algorithms
         torch.cuda.reset_peak_memory_stats()
-        steps.update(one.fabric, one.model, one.optimizers, [batch], budget.LATE, of.training.clip)
+        steps.update(one.fabric, one.model, one.optimizers, [batch], steps.LATE, of.training.clip)
     found = torch.cuda.max_memory_allocated()
     assert found == pytest.approx(made.present.tensors, rel=0.3)
     assert torch.cuda.max_memory_reserved() < made.present.needs

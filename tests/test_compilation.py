@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import checkpoint, compilation, convert, settings, split, train
+from pipeline import checkpoint, compilation, settings, train
 from pipeline.runlog import read_log
-from pipeline.sources.synthetic import Storm, write_tree
 from pipeline.trainer import Trainer
 
 STEPS = 6  # 2 epochs of 3: 8 frames of one storm, 2 a batch, 3 a window
@@ -22,7 +20,8 @@ SMALL = [
     "model.n_residual_blocks=1",
     "model.width=4",
     "model.warmup_steps=2",
-    "training.patch_size=32",
+    "model.temporal_pool=1",
+    "training.patch_size=16",
     "training.batch_size=2",
     "training.epochs=2",
     "training.log_every_steps=1",
@@ -32,20 +31,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """WP.zarr, of two storms of 8 hours, 32x32, and WP.split.json."""
-    torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [
-        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=8, latitude=10.0 + n)
-        for n in (1, 2)
-    ]
-    write_tree(home / "WP", storms, size=32)
-    convert.convert(
-        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
-    )
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202102"])
-    return home
+def data(make_data: Callable[..., Path]) -> Path:
+    return make_data(storms=2, hours=8, size=32)
 
 
 def small(data: Path, *more: str) -> settings.RunSettings:

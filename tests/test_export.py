@@ -253,6 +253,10 @@ def test_infer_takes_it_for_a_run(home: Path, tmp_path: Path) -> None:
     ours, theirs = (xr.load_dataset(file) for file in files)
     assert ours.brightness_temperature.equals(theirs.brightness_temperature)
     assert ours.attrs["license"] == "CC BY 4.0"
+    assert (ours.attrs["checkpoint"], theirs.attrs["checkpoint"]) == (
+        "out/settings.json",
+        "run/checkpoints/best.ckpt",
+    )
 
 
 def test_evaluate_takes_it_for_a_run(home: Path, tmp_path: Path) -> None:
@@ -489,8 +493,12 @@ def onnx_of(run: Path, out: Path) -> Any:
 @pytest.mark.slow
 @every_model
 def test_onnx_says_what_torch_says(name: str, tmp_path: Path) -> None:
+    import onnx
+
     run = save(tmp_path / "run", name)
     done, session = onnx_of(run, tmp_path / "out")
+    nodes = {node.op_type for node in onnx.load(done.out / folder.ONNX).graph.node}
+    assert "Constant" not in nodes  # it was optimised
     trained = loaded(run)
     past = 3
     for batch, H, W in ((1, 32, 32), (2, 21, 38), (3, 44, 24)):

@@ -36,6 +36,7 @@ CHANNELS = (vars(INFRARED),)
 START = datetime(2021, 7, 19, tzinfo=UTC)
 SOUND = [0, 2]  # frames of an output of `raw`; 1 is flagged
 FLAGGED = "1 of 3 frames are flagged (more than 1 % missing) and not scored"
+RIGHTS = f"{ATTRS['attribution']}, CC BY 4.0, https://creativecommons.org/licenses/by/4.0/"
 QUICK = {"pictures": "none", "animations": ()}
 SMALL = ["model.width=8", "model.n_residual_blocks=1", "model.lambda_adv_s=0"]
 SMALL += ["model.lambda_adv_t=0", "training.sequence_length=1"]
@@ -152,6 +153,18 @@ def test_the_file_says_what_it_holds(run, raw, tmp_path):
     assert {name: data.attrs[name] for name in wanted} == wanted
     assert {"title", "source", "history", "references"} <= set(data.attrs)
     assert "Detail finer than 5 km is the model's estimate" in data.attrs["comment"]
+
+
+def test_all_that_must_be_named_goes_on(raw, tmp_path):
+    run = trained_run(
+        tmp_path / "run", attribution="Others", references="A paper", acknowledgement="Thanks"
+    )
+    attrs = opened(infer(run, raw, tmp_path / "a.nc", **QUICK).file).attrs
+    both = f"{ATTRS['attribution']}; Others"
+    assert attrs["attribution"] == both
+    assert attrs["references"] == f"{both}; A paper"
+    assert attrs["acknowledgement"] == "Thanks"
+    assert attrs["license"] == "CC BY 4.0"
 
 
 def test_the_same_input_gives_the_same_file(run, raw, tmp_path):
@@ -385,10 +398,16 @@ def test_pictures_and_animation(run, raw, tmp_path, mode, columns):
         with Image.open(path) as image:
             assert image.width == 2400  # 16 in of 150
             assert 1000 < image.height < 2400
+            image.load()
+            assert image.text["Title"] == opened(out).attrs["title"]
+            assert path.stem[-2:] + ":00 UTC" in image.text["Description"]
+            assert image.text["Copyright"] == RIGHTS
     assert done.animations == [tmp_path / "a.mp4", tmp_path / "a.gif"]
     assert b"ftyp" in done.animations[0].read_bytes()[:16]
     with Image.open(done.animations[1]) as image:
         assert image.n_frames == 3
+        assert RIGHTS in image.info["comment"].decode()
+    assert RIGHTS.encode() in done.animations[0].read_bytes()
     assert inside(tmp_path / "a") == [path.name for path in done.pictures]
 
 

@@ -10,17 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from pipeline import pictures
+from pipeline.credit import Credit
 from pipeline.errors import UsageError, UserError
 from pipeline.pictures import Panel, Scene
+from pipeline.sources import digital_typhoon
 from pipeline.sources.grids import Grid
 
-INFRARED = {
-    "name": "infrared",
-    "long_name": "brightness temperature",
-    "units": "K",
-    "valid_min": 150.0,
-    "valid_max": 330.0,
-}
+INFRARED = vars(digital_typhoon.INFRARED)
 RAIN = {
     "name": "tp",
     "long_name": "Total precipitation",
@@ -29,6 +25,8 @@ RAIN = {
     "valid_max": 2000.0,
 }
 EXTENT = (-80.0, 80.0, -80.0, 80.0)
+CREDIT = Credit(title="a title", rights="somebody, free")
+LONG = Credit(rights="somebody and others " * 99)
 
 
 def kelvin(side=32, missing=False):
@@ -73,7 +71,8 @@ def test_a_png_16_inches_wide(tmp_path, count, errors):
 
 
 def test_no_text_overlaps_another():
-    for made in (scene(3), scene(4, 1), scene(4, 1, missing=True)):
+    credited = (scene(4, 1, credit=CREDIT), scene(3, credit=LONG))
+    for made in (scene(3), scene(4, 1), scene(4, 1, missing=True), *credited):
         figure = pictures.drawn(made, dpi=50)
         FigureCanvasAgg(figure).draw()  # gives every text its place
         texts = [*figure.texts, *(axes.title for axes in figure.axes)]
@@ -84,6 +83,26 @@ def test_no_text_overlaps_another():
             assert not any(box.overlaps(other) for other in boxes[:i])
             assert figure.bbox.containsx(box.x0)
             assert figure.bbox.containsx(box.x1)
+            assert figure.bbox.containsy(box.y0)
+
+
+def test_who_is_to_be_named_is_named_below():
+    for credit, lines in ((CREDIT, 1), (LONG, 2)):
+        told = pictures.drawn(scene(2, credit=credit), dpi=50).texts[-1].get_text()
+        assert len(told.splitlines()) == lines
+        assert told.startswith("Data: somebody")
+    assert told.endswith(" ...")
+    bare = pictures.drawn(scene(2), dpi=50)
+    assert not any("Data:" in text.get_text() for text in bare.texts)
+
+
+def test_a_png_says_what_it_shows_and_whose_data_it_is(tmp_path):
+    with Image.open(pictures.panels(tmp_path / "a.png", scene(1, credit=CREDIT), dpi=30)) as image:
+        image.load()
+        told = image.text
+    assert told["Title"] == "a title"
+    assert told["Description"].startswith("202101 2021-07-19 00:00 UTC HMW8 centre 18.0°N")
+    assert told["Copyright"] == "somebody, free"
 
 
 def test_nothing_moves_between_frames_with_and_without_missing_pixels():
@@ -121,7 +140,7 @@ def test_other_quantities_have_their_own_range():
     other = {**INFRARED, "units": "m s-1", "valid_min": 0.0, "valid_max": 50.0}
     look = pictures.look(other)
     assert (look.low, look.high) == (0, 50)
-    assert look.label == "brightness temperature [m s-1]"
+    assert look.label == "brightness temperature of the infrared window channel [m s-1]"
     air = pictures.look({**INFRARED, "standard_name": "air_temperature"})
     assert air.colours.name == "viridis"
 

@@ -7,8 +7,10 @@ import math
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import axes, site_plots, sites, tasks
+from pipeline.credit import Credit
 from pipeline.errors import UsageError, UserError
 from pipeline.scorecard import TRUTH
 from pipeline.sites import Places, Series, Site
@@ -161,7 +163,11 @@ def test_the_picture_shows_every_site(tmp_path):
         for name in ("wettest", "driest")
     ]
     empty = Series(Site("dry", 0, 0, None, None), np.empty(0), {"model": np.empty(0)})
-    path = site_plots.draw(tmp_path / "sites.png", [*made, empty], "mm")
+    credit = Credit.of({"attribution": "Somebody", "license": "free"})
+    path = site_plots.draw(tmp_path / "sites.png", [*made, empty], "mm", credit)
+    with Image.open(path) as image:
+        image.load()
+        assert image.text["Copyright"] == "Somebody, free"
     pixels = matplotlib.image.imread(path)
     assert pixels.shape[1] == 990
     thirds = np.array_split(pixels[..., :3].std(axis=(1, 2)), 3)

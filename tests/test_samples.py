@@ -16,17 +16,11 @@ from pipeline.pictures import Panel
 from pipeline.problem import Problem
 from pipeline.samples import Outlined, Samples
 from pipeline.scaling import Scaling
+from pipeline.sources import digital_typhoon
 from pipeline.sources.grids import Grid
 from pipeline.tasks import ForecastSettings, SuperResolutionSettings
 
-INFRARED = {
-    "name": "infrared",
-    "long_name": "brightness temperature",
-    "standard_name": "toa_brightness_temperature",
-    "units": "K",
-    "valid_min": 150.0,
-    "valid_max": 330.0,
-}
+INFRARED = vars(digital_typhoon.INFRARED)
 RAIN = {
     "name": "tp",
     "long_name": "Total precipitation",
@@ -445,8 +439,9 @@ def test_scales_are_those_of_the_reports():
     made = kelvin()
     assert (made.errors.low, made.errors.high) == (-10, 10)
     assert made.errors.label == "model minus truth [K]"
-    assert made.heading("") == "Brightness temperature"
-    assert made.heading("Epoch 2") == "Epoch 2: brightness temperature"
+    named = "rightness temperature of the infrared window channel"
+    assert made.heading("") == f"B{named}"
+    assert made.heading("Epoch 2") == f"Epoch 2: b{named}"
 
 
 def test_an_interpolated_truth_is_called_so():

@@ -83,6 +83,24 @@ def test_a_constant_channel_cannot_be_standardised(value):
     assert scaling.fit("range", CHANNELS[:1], flat).scale == (90.0,)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1e9, 1e9), (0.0, 1e9), (-1e9, 100.0)])
+def test_no_range_is_known(low, high):
+    """Of a NetCDF variable whose units are none that eddy knows."""
+    ozone = {"name": "o3", "units": "DU", "valid_min": low, "valid_max": high}
+    own = FLAT.model_copy(update={"min": [210.0]})
+    said = (
+        rf"^channel o3 \[DU\] has no known valid range, and over {low:g} to {high:g} nothing can "
+        "be learnt: add --set scaling.kind=standard, or convert with --valid-min and --valid-max$"
+    )
+    for kind in ("auto", "range"):
+        with pytest.raises(UserError, match=said.replace("+", r"\+")):
+            scaling.fit(kind, [ozone], own)
+    for kind in ("standard", "weather"):
+        assert scaling.fit(kind, [ozone], own).kinds == ("standard",)
+    known = {**ozone, "valid_min": 100.0, "valid_max": 600.0}
+    assert scaling.fit("auto", [known], own).scale == (250.0,)
+
+
 def test_an_unknown_kind():
     with pytest.raises(UserError, match="no scaling 'minmax'; the scalings are auto, range"):
         scaling.fit("minmax", CHANNELS, STATISTICS)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import manifest, split
 from pipeline.errors import UsageError, UserError
+from pipeline.sources.digital_typhoon import ATTRS
 from pipeline.split import chosen, drawn
 
 IDS = ["197801", "201501", "201502", "201601", "201801", "202101", "202107"]
@@ -169,9 +170,9 @@ def test_a_split_says_how_each_part_was_chosen(four, options, said):
         ({"eval_ids": ["202101"], "test_ids": ["2021-2021"]}, UserError, "track 202101 is asked"),
         ({"eval_ids": ["1978-2021"]}, UserError, "no tracks left to train on; all 4"),
         ({"eval_ids": ["197801"], "test_ids": ["2000-2021"]}, UserError, "no tracks left to train"),
-        ({"eval_fraction": 0}, UsageError, "more than 0 and less than 1"),
-        ({"eval_fraction": 1.0}, UsageError, "more than 0 and less than 1"),
-        ({"eval_fraction": float("nan")}, UsageError, "more than 0 and less than 1"),
+        ({"eval_fraction": 0}, UsageError, "between 0 and 1, as 0.1"),
+        ({"eval_fraction": 1.0}, UsageError, "between 0 and 1, as 0.1"),
+        ({"eval_fraction": float("nan")}, UsageError, "between 0 and 1, as 0.1"),
         ({"eval_fraction": 0.5, "test_ids": ["1978-2020,202101"]}, UserError, "fewer than 2 trac"),
         ({"eval_ids": ["202109"]}, UserError, "near it: 202101, 202107|near it: 202107, 202101"),
     ],
@@ -212,7 +213,15 @@ def test_training_tracks_without_a_usable_frame(tiny):
     tiny.track("202101", range(3))
     tiny.write(0, "202102", np.full((16, 16), 170.0))
     tiny.opened = tiny.store()
-    with pytest.raises(UserError, match="the training tracks 202102 hold no usable frame; set"):
+    said = "the training tracks 202102 hold no usable frame; set others aside$"
+    with pytest.raises(UserError, match=said):
+        divide(tiny, eval_ids=["202101"])
+    lost = tiny.pixels()
+    lost[:8] = np.nan
+    tiny.write(1, "202102", lost)
+    tiny.opened = tiny.store(replace=True)
+    said = said.replace("$", ", or convert with a larger --max-missing$")
+    with pytest.raises(UserError, match=said):
         divide(tiny, eval_ids=["202101"])
 
 
@@ -298,6 +307,21 @@ def test_presets_say_what_a_store_lacks(four):
 
 
 # read again
+
+
+def test_a_split_says_whose_data_it_divides(four):
+    made = divide(four, eval_ids=["202101"])
+    file = four.home / "x.split.json"
+    content = json.loads(file.read_text())
+    said = {name: content.pop(name) for name in ("title", "license", "attribution")}
+    assert said == {name: ATTRS[name] for name in said}
+    assert not {"references", "acknowledgement"} & set(content)  # of which the store says nothing
+    assert manifest.read_split(file, four.opened) == made
+    file.write_text(json.dumps(content))  # as an older eddy wrote it
+    older = manifest.read_split(file, four.opened)
+    assert (older.train, older.license) == (made.train, "")
+    conversion = json.loads((four.home / "manifests/S.json").read_text())
+    assert {name: conversion[name] for name in said} == said
 
 
 def test_the_split_of_another_store_is_refused(four):

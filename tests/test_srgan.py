@@ -14,7 +14,6 @@ from models._blocks import prime_factors, scale_means
 from models._losses import judging_loss, lead
 from models._vgg import layers
 from models.srgan import Settings
-from pipeline import tiling
 
 torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives
 
@@ -209,42 +208,6 @@ def test_frames_are_treated_one_by_one(arch):
     assert whole.shape == (2, 5, 1, 28, 36)
     alone = torch.cat([model(x[:, t : t + 1]) for t in range(5)], 1)
     torch.testing.assert_close(whole, alone, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("settings", "scale", "reach"),
-    [
-        ({"arch": "published", "n_residual_blocks": 1}, 4, 10),
-        ({"n_residual_blocks": 2}, 4, 9),
-        ({"n_residual_blocks": 1, "kernel": 3, "factors": (4,)}, 4, 6),
-        ({"n_residual_blocks": 1, "consistent": False}, 6, 7),
-    ],
-)
-def test_reach_is_how_far_an_input_matters(settings, scale, reach):
-    side, middle = 2 * reach + 5, reach + 2  # two pixels beyond the reach on either side
-    shape = geometry(scale=scale)
-    model = unzeroed(build(shape, width=4, fine_width=4, **settings)).double().eval()
-    assert model.reach == reach
-    x = torch.rand(1, 1, 1, side, side, dtype=torch.double, requires_grad=True)
-    pixel = (0, 0, 0, *(slice(scale * middle, scale * (middle + 1)),) * 2)
-    weights = torch.rand(scale, scale, dtype=torch.double)  # their plain sum may be x itself
-    before = model(x)[pixel]
-    (before * weights).sum().backward()
-    away = (torch.arange(side) - middle).abs()
-    away = torch.maximum(away[:, None], away[None])
-    assert away[x.grad[0, 0, 0] != 0].max() == reach
-    with torch.no_grad():
-        after = model(x + 9.0 * (away > reach))[pixel]
-        torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
-
-
-@both
-@torch.no_grad()
-def test_tiles_equal_the_whole(arch):
-    model = unzeroed(build(arch=arch, **SMALL)).eval()
-    x = torch.rand(1, 1, 1, 41, 33)
-    found = tiling.tiled(model, x, scale=4, reach=model.reach, tile=16)
-    torch.testing.assert_close(found, model(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("output", ["relu", "softplus"])

@@ -21,7 +21,6 @@ from pipeline.settings import TrainSettings
 
 torch.set_num_threads(1)
 
-LATE = 1_000_000  # a step at which every player plays
 SMALL = {
     "tempogan": {"n_residual_blocks": 1, "width": 8},
     "srgan": {"n_residual_blocks": 1, "width": 8, "discriminator_width": 4},
@@ -74,16 +73,13 @@ def step_of(name: str, **t: Any) -> Callable[[], None]:
     model = models.build(name, geometry, SMALL.get(name, {}))
     training = TrainSettings(device="cpu", **t)
     fabric = engine.make_fabric(training)
-    optimizers = {
-        player: steps.optimizer_of(fabric, training, net.parameters(), 1e-3)
-        for player, net in model.players().items()
-    }
+    optimizers = steps.optimizers_of(fabric, training, model.players())
     averaged = Average(model, 0.99)
     x, y = torch.rand(2, *geometry.x) - 0.5, torch.rand(2, *geometry.y) - 0.5
     y[0, 0, 0, :4] = torch.nan
 
     def step() -> None:
-        made = steps.update(fabric, model, optimizers, [(x, y)], LATE, 1.0)
+        made = steps.update(fabric, model, optimizers, [(x, y)], steps.LATE, 1.0)
         assert made.losses.keys() == made.norms.keys() == optimizers.keys()
         averaged.update(model)
 
@@ -135,10 +131,7 @@ def test_a_step_on_a_gpu_never_waits_for_it(name: str) -> None:
     training = TrainSettings(device="cuda", precision="bf16")
     fabric = engine.make_fabric(training)
     model = engine.of_all(fabric, models.build(name, geometry, SMALL.get(name, {})))
-    optimizers = {
-        player: steps.optimizer_of(fabric, training, net.parameters(), 1e-3)
-        for player, net in model.players().items()
-    }
+    optimizers = steps.optimizers_of(fabric, training, model.players())
     averaged = Average(model, 0.99)
     x = torch.rand(2, *geometry.x, device="cuda") - 0.5
     y = torch.rand(2, *geometry.y, device="cuda") - 0.5
@@ -146,7 +139,7 @@ def test_a_step_on_a_gpu_never_waits_for_it(name: str) -> None:
         if step == 2:  # from now on
             torch.cuda.set_sync_debug_mode("error")
         try:
-            steps.update(fabric, model, optimizers, [(x, y)], LATE, 1.0)
+            steps.update(fabric, model, optimizers, [(x, y)], steps.LATE, 1.0)
             averaged.update(model)
         finally:
             torch.cuda.set_sync_debug_mode("default")

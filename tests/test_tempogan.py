@@ -187,32 +187,6 @@ def test_any_length_and_size(arch, T):
     assert model(torch.zeros(2, T, 1, 7, 9)).shape == (2, T, 1, 28, 36)
 
 
-@pytest.mark.parametrize(
-    ("settings", "scale", "reach"),
-    [
-        ({"arch": "eddy", "n_residual_blocks": 8}, 4, 21),
-        ({"arch": "eddy", "n_residual_blocks": 1}, 4, 7),
-        ({"arch": "residual", "n_residual_blocks": 8}, 4, 21),
-        ({"n_residual_blocks": 2, "consistent": False, "temporal_pool": 1}, 3, 9),
-    ],
-)
-def test_reach_is_how_far_an_input_matters(settings, scale, reach):
-    side, middle = 2 * reach + 5, reach + 2  # two pixels beyond the reach on either side
-    model = unzeroed(build(geometry(scale=scale), width=4, **settings)).double().eval()
-    assert model.reach == reach
-    x = torch.rand(1, 1, 1, side, side, dtype=torch.double, requires_grad=True)
-    pixel = (0, 0, 0, *(slice(scale * middle, scale * (middle + 1)),) * 2)
-    weights = torch.rand(scale, scale, dtype=torch.double)  # their plain sum may be x itself
-    before = model(x)[pixel]
-    (before * weights).sum().backward()
-    away = (torch.arange(side) - middle).abs()
-    away = torch.maximum(away[:, None], away[None])
-    assert away[x.grad[0, 0, 0] != 0].max() == reach
-    with torch.no_grad():
-        after = model(x + 9.0 * (away > reach))[pixel]
-        torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
-
-
 @both
 def test_each_half_leaves_the_other_alone(arch):
     model, (x, y) = build(arch=arch, **SMALL), batch()

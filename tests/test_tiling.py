@@ -10,6 +10,7 @@ from pipeline import tiling
 torch.set_num_threads(1)
 
 SCALE, REACH = 3, 4
+OWN = {"srgan": {"fine_width": 4, "discriminator_width": 4, "content": "mse"}}  # needs no file
 
 
 def blurred(x):
@@ -29,7 +30,7 @@ def apart(a, b):
     return float((a - b).abs().max())
 
 
-@pytest.mark.parametrize("shape", [(40, 40), (37, 53), (5, 64), (1, 30), (9, 9)])
+@pytest.mark.parametrize("shape", [(24, 24), (19, 29), (5, 40), (1, 30), (9, 9)])
 @pytest.mark.parametrize("tile", [1, 3, 8, 16, 31, 64])
 def test_tiles_equal_the_whole(shape, tile):
     x = field(*shape)
@@ -43,20 +44,63 @@ def test_a_margin_shorter_than_the_reach_shows():
     assert apart(tiling.tiled(blurred, x, scale=SCALE, reach=0, tile=16), blurred(x)) > 1e-3
 
 
-@pytest.mark.parametrize("arch", ["residual", "eddy"])
-def test_a_model_as_trained_equals_itself_whole(arch):
+def finer(name, scale=4, **settings):
+    """A model of which every layer matters: a fresh one adds nothing to bicubic."""
     torch.manual_seed(0)
-    geometry = Geometry(x=(3, 1, 8, 8), y=(3, 1, 32, 32), unit_range=True, block_means=True)
-    settings = {"arch": arch, "n_residual_blocks": 2, "width": 8}
-    model = models.build("tempogan", geometry, settings).eval()
+    y = (3, 1, 8 * scale, 8 * scale)
+    geometry = Geometry(x=(3, 1, 8, 8), y=y, unit_range=True, block_means=True)
+    model = models.build(name, geometry, OWN.get(name, {}) | settings)
     for p in model.parameters():
-        if not p.any():  # a fresh model adds nothing to bicubic
+        if not p.any():
             nn.init.normal_(p, std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        ("tempogan", "residual"),
+        ("tempogan", "eddy"),
+        ("srgan", "residual"),
+        ("srgan", "published"),
+    ],
+)
+@torch.inference_mode()
+def test_a_model_as_trained_equals_itself_whole(name, arch):
+    model = finer(name, arch=arch, n_residual_blocks=2, width=8)
     x = 2 * field(45, 38) - 1
-    with torch.inference_mode():
-        whole = model(x)
-        y = tiling.tiled(model, x, scale=4, reach=model.reach, tile=16)
-    assert 90 * apart(y, whole) < 1e-4  # kelvin
+    y = tiling.tiled(model, x, scale=4, reach=model.reach, tile=16)
+    assert 90 * apart(y, model(x)) < 1e-4  # kelvin
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "scale", "reach"),
+    [
+        ("tempogan", {"arch": "eddy", "n_residual_blocks": 8}, 4, 21),
+        ("tempogan", {"arch": "eddy", "n_residual_blocks": 1}, 4, 7),
+        ("tempogan", {"arch": "residual", "n_residual_blocks": 8}, 4, 21),
+        ("tempogan", {"n_residual_blocks": 2, "consistent": False, "temporal_pool": 1}, 3, 9),
+        ("srgan", {"arch": "published", "n_residual_blocks": 1}, 4, 10),
+        ("srgan", {"n_residual_blocks": 2}, 4, 9),
+        ("srgan", {"n_residual_blocks": 1, "kernel": 3, "factors": (4,)}, 4, 6),
+        ("srgan", {"n_residual_blocks": 1, "consistent": False}, 6, 7),
+    ],
+)
+def test_reach_is_how_far_an_input_matters(name, settings, scale, reach):
+    side, middle = 2 * reach + 5, reach + 2  # two pixels beyond the reach on either side
+    model = finer(name, scale, width=4, **settings).double()
+    assert model.reach == reach
+    x = torch.rand(1, 1, 1, side, side, dtype=torch.double, requires_grad=True)
+    pixel = (0, 0, 0, *(slice(scale * middle, scale * (middle + 1)),) * 2)
+    weights = torch.rand(scale, scale, dtype=torch.double)  # their plain sum may be x itself
+    before = model(x)[pixel]
+    (before * weights).sum().backward()
+    away = (torch.arange(side) - middle).abs()
+    away = torch.maximum(away[:, None], away[None])
+    assert away[x.grad[0, 0, 0] != 0].max() == reach
+    with torch.no_grad():
+        after = model(x + 9.0 * (away > reach))[pixel]
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
 
 
 def test_the_model_never_sees_more_than_a_tile_and_its_margin():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from pipeline import (
     manifest,
     runlog,
     settings,
+    shipped,
     split,
     steps,
     train,
@@ -44,6 +46,10 @@ SMALL = [
     "training.validation_crops=4",
     "training.sample_every_epochs=0",
 ]
+# A third of the time, where nothing depends on who plays; and where both players must, with 10
+# steps in an epoch
+CONTENT = ["model.lambda_adv_s=0", "model.lambda_adv_t=0"]
+SINGLE = ["training.sequence_length=1", "model.lambda_adv_t=0"]
 
 
 def small(data: Path, *more: str) -> settings.RunSettings:
@@ -53,21 +59,6 @@ def small(data: Path, *more: str) -> settings.RunSettings:
 
 def made(of: settings.RunSettings) -> trainer.Trainer:
     return trainer.Trainer.of(of, Path("none"))
-
-
-def stop_in(
-    monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM
-) -> None:
-    """Have a training told to stop in that step, counted from now."""
-    real, steps = trainer.update, []
-
-    def counted(*args: object) -> object:
-        steps.append(1)
-        if len(steps) == step:
-            os.kill(os.getpid(), number)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "update", counted)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
@@ -93,7 +84,7 @@ def undisturbed(data: Path) -> Path:
     return data / "undisturbed"
 
 
-def test_a_run_leaves_settings_log_and_checkpoints(undisturbed: Path) -> None:
+def test_a_run_leaves_settings_log_and_checkpoints(data: Path, undisturbed: Path) -> None:
     assert {p.name for p in undisturbed.iterdir()} == {
         "settings.yaml", "scaling.json", "about.json", "metrics.jsonl", "tensorboard",
         "checkpoints",
@@ -105,15 +96,16 @@ def test_a_run_leaves_settings_log_and_checkpoints(undisturbed: Path) -> None:
     assert [line["step"] for line in validated] == [8, 16]  # 2 tracks x 8 triplets / batch of 2
     assert all("validation/rmse_bicubic" in line for line in validated)
     assert lines[-2]["lr/generator"] < lines[0]["lr/generator"]  # cosine
+    assert made(small(data)).rates(1).items() <= lines[0].items()  # of the second step
     assert list((undisturbed / "tensorboard").glob("events.*"))
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
 def test_stopped_and_resumed_equals_undisturbed(
-    data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+    data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, stop_in: Callable[..., None]
 ) -> None:
     """SIGTERM in warm-up, mid-epoch, at an epoch's last step, and in the second epoch."""
-    stop_in(monkeypatch, stop_after)
+    stop_in(stop_after)
     run = tmp_path / "run"
     first = train.train(small(data), run)
     assert first.stopped
@@ -143,20 +135,20 @@ def test_stopped_and_resumed_equals_undisturbed(
     ids=lambda more: more[0],
 )
 def test_every_recipe_resumes_exactly(
-    data: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, more: list[str], stop_in: Callable[..., None]
 ) -> None:
     more = [*more, "training.epochs=1"]
     train.train(small(data, *more), tmp_path / "whole")
-    stop_in(monkeypatch, 3)
+    stop_in(3)
     assert train.train(small(data, *more), tmp_path / "run").stopped
     train.train(small(data, *more), tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_slurm_s_signal_before_the_end_saves_too(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, stop_in: Callable[..., None]
 ) -> None:
-    stop_in(monkeypatch, 1, signal.SIGUSR1)
+    stop_in(1, signal.SIGUSR1)
     assert train.train(small(data), tmp_path / "run").stopped
     assert checkpoint.load(tmp_path / "run/checkpoints/last.ckpt").training["position"]["step"] == 1
 
@@ -243,13 +235,15 @@ def test_accumulated_batches_meet_the_same_opponent(data: Path) -> None:
 
 
 def test_accumulation_steps_once_for_several_batches(data: Path, tmp_path: Path) -> None:
-    done = train.train(small(data, "training.accumulate=3", "training.epochs=1"), tmp_path / "run")
+    more = [*CONTENT, "training.accumulate=3", "training.epochs=1"]
+    done = train.train(small(data, *more), tmp_path / "run")
     assert done.position.step == 2  # 8 batches: two times three, the rest is left out
 
 
 def test_periodic_checkpoints_and_early_stop(data: Path, tmp_path: Path) -> None:
     more = ["training.checkpoint_every_epochs=1", "training.patience=1", "training.epochs=50"]
-    done = train.train(small(data, *more, "training.lr=1e-9", "training.ema=0"), tmp_path / "run")
+    more += [*CONTENT, "training.lr=1e-9", "training.ema=0"]
+    done = train.train(small(data, *more), tmp_path / "run")
     assert "no better" in done.stopped
     assert done.position.epoch < 50
     assert (tmp_path / "run" / "checkpoints" / "epoch-0001.ckpt").exists()
@@ -259,8 +253,8 @@ def test_a_best_within_an_epoch_counts_for_early_stopping(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, 5, 6, 4, 7, 8, 9, 8, 9)  # in the middle and at the end of each epoch
-    more = ["training.patience=2", "training.epochs=50", "training.validate_every_steps=4"]
-    done = train.train(small(data, *more), tmp_path / "run")
+    more = ["training.patience=2", "training.epochs=50", "training.validate_every_steps=5"]
+    done = train.train(small(data, *SINGLE, *more), tmp_path / "run")
     assert done.stopped == "no better for 2 epochs"
     at = done.position
     assert (at.epoch, at.best, at.best_epoch, at.stale_epochs) == (4, 4, 2, 2)
@@ -268,16 +262,19 @@ def test_a_best_within_an_epoch_counts_for_early_stopping(
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_the_best_is_chosen_anew_when_discriminators_join(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_in: Callable[..., None],
+    cut: bool,
 ) -> None:
     """What content alone made has the lower RMSE; it is kept, but is not what was asked for."""
-    more = ["model.warmup_steps=8", "training.epochs=3", "training.patience=2"]
+    more = [*SINGLE, "model.warmup_steps=10", "training.epochs=3", "training.patience=2"]
     scripted(monkeypatch, 5, 7, 6)
     run = tmp_path / "run"
     if cut:  # in the step in which they join
-        with pytest.MonkeyPatch.context() as patch:
-            stop_in(patch, 9)
-            assert train.train(small(data, *more), run).stopped
+        stop_in(11)
+        assert train.train(small(data, *more), run).stopped
     done = train.train(small(data, *more), run, resume=cut)
     assert (done.position.best, done.position.best_epoch) == (6, 3)
     epochs = {
@@ -293,7 +290,9 @@ def test_the_command_says_in_which_epoch_the_best_was(
     scripted(monkeypatch, 5, 6)
     made = {"training.epochs": 1, "training.validate_every_steps": 4}
     words = [
-        word for key in (*SMALL, *(f"{k}={v}" for k, v in made.items())) for word in ("--set", key)
+        word
+        for key in (*SMALL, *CONTENT, *(f"{k}={v}" for k, v in made.items()))
+        for word in ("--set", key)
     ]
     where = [
         "--store",
@@ -309,7 +308,7 @@ def test_the_command_says_in_which_epoch_the_best_was(
 
 
 def test_validation_within_an_epoch_loses_no_loss(data: Path, tmp_path: Path) -> None:
-    more = ["training.validate_every_steps=3", "training.log_every_steps=4"]
+    more = [*CONTENT, "training.validate_every_steps=3", "training.log_every_steps=4"]
     added, real = [], runlog.Log.write
 
     def counted(self: runlog.Log, values: dict[str, float], *at: int) -> None:
@@ -338,6 +337,16 @@ def test_best_is_the_epoch_with_the_lowest_validation_rmse(undisturbed: Path) ->
     assert best.training["position"]["epoch"] == min(scores, key=lambda e: scores[e])
 
 
+def test_what_a_run_was_trained_with_is_told_as_far_as_it_is_known(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    assert runlog.read_about(undisturbed)["torch"] == torch.__version__
+    assert runlog.read_about(tmp_path) == {}
+    for damaged in ('{"torch": ', "[1]", "\0"):
+        (tmp_path / "about.json").write_text(damaged)
+        assert runlog.read_about(tmp_path) == {}
+
+
 def test_a_run_folder_is_not_overwritten(data: Path, undisturbed: Path) -> None:
     before = (undisturbed / "checkpoints" / "last.ckpt").read_bytes()
     with pytest.raises(UserError, match="already holds a training; add --resume"):
@@ -363,13 +372,17 @@ def test_resume_refuses_another_model_and_other_settings(data: Path, undisturbed
 
 
 def test_what_a_training_that_went_wrong_is_told_to_change_may_be_changed(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stop_in: Callable[..., None],
 ) -> None:
-    stop_in(monkeypatch, 3)
-    train.train(small(data), tmp_path / "run")
+    single = [*SINGLE, "training.epochs=1"]
+    stop_in(3)
+    train.train(small(data, *single), tmp_path / "run")
     more = ["training.lr=1e-4", "training.clip=0.5", "training.lr_of.discriminators=1e-5"]
     capsys.readouterr()
-    assert not train.train(small(data, *more), tmp_path / "run", resume=True).stopped
+    assert not train.train(small(data, *single, *more), tmp_path / "run", resume=True).stopped
     said = capsys.readouterr().err
     assert "training.clip 0.5, not 1.0; training.lr 0.0001, not 0.0005" in said
     assert "training.lr_of.discriminators 1e-05" in said
@@ -386,7 +399,8 @@ def test_resume_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
 def test_resume_refuses_other_eval_tracks(data: Path, tmp_path: Path) -> None:
     """The best checkpoint was chosen on the old ones."""
     split.split(data / "WP.zarr", tmp_path / "s.json", eval_ids=["202103"], test_ids=["202102"])
-    first = settings.located(small(data, "training.epochs=1"), None, tmp_path / "s.json")
+    made = small(data, *CONTENT, "training.epochs=1")
+    first = settings.located(made, None, tmp_path / "s.json")
     train.train(first, tmp_path / "run")
     split.split(data / "WP.zarr", tmp_path / "s.json", eval_ids=["202102"], test_ids=["202103"])
     with pytest.raises(UserError, match="trained on another store or split"):
@@ -394,7 +408,7 @@ def test_resume_refuses_other_eval_tracks(data: Path, tmp_path: Path) -> None:
 
 
 def test_checkpoints_between_epochs(data: Path, tmp_path: Path) -> None:
-    made = small(data, "training.checkpoint_every_steps=3", "training.lr=1e-9")
+    made = small(data, *CONTENT, "training.checkpoint_every_steps=3", "training.lr=1e-9")
     saved = []
 
     def noted(path: Path, state: checkpoint.Checkpoint) -> None:
@@ -411,16 +425,17 @@ def test_checkpoints_between_epochs(data: Path, tmp_path: Path) -> None:
 def test_a_longer_training_may_go_on(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.train(small(data, "training.epochs=1"), tmp_path / "run")
+    longer = small(data, *CONTENT)
+    train.train(small(data, *CONTENT, "training.epochs=1"), tmp_path / "run")
     capsys.readouterr()
-    done = train.train(small(data, "training.epochs=2"), tmp_path / "run", resume=True)
+    done = train.train(longer, tmp_path / "run", resume=True)
     assert done.position.epoch == 2
     told = " ".join(capsys.readouterr().err.split())
     assert (  # half of a cosine from 100 % to 1 %, and the last of 8 steps of one half as long
         "with training.epochs 2, not 1, the schedule cosine goes on at 50.5 % of training.lr, "
         "where it would have been at 4.77 %" in told
     )
-    train.train(small(data, "training.epochs=2"), tmp_path / "run", resume=True)
+    train.train(longer, tmp_path / "run", resume=True)
     assert "goes on at" not in capsys.readouterr().err
 
 
@@ -486,6 +501,15 @@ def test_a_model_that_is_no_number_anymore_is_a_sentence(data: Path, tmp_path: P
         one.validate()
 
 
+def test_validation_is_of_the_model_as_it_is_used(data: Path) -> None:
+    one = made(small(data, "training.ema=0"))
+    learning: list[bool] = []
+    one.model.register_forward_hook(lambda net, *_: learning.append(net.training))
+    one.validate()
+    assert learning == [False, False]  # 4 windows, 2 at a time
+    assert one.model.training
+
+
 def test_a_gpu_with_too_little_memory_is_a_sentence(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,9 +521,7 @@ def test_a_gpu_with_too_little_memory_is_a_sentence(
         train.train(small(data), tmp_path / "run")
 
 
-CONFIGS = sorted(
-    p for p in (Path(__file__).parents[1] / "configs").iterdir() if p.stem != "upstream"
-)
+CONFIGS = [file for name, file in shipped.files().items() if name != "upstream"]
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
@@ -661,7 +683,9 @@ def test_a_cut_off_checkpoint_is_a_sentence(undisturbed: Path, tmp_path: Path) -
             checkpoint.load(tmp_path / "cut.ckpt")
 
 
-NARROW = {  # where the published widths would take minutes
+NARROW = {  # where the published widths would take minutes; everybody plays from the second step on
+    "tempogan": ["n_residual_blocks=1", "width=8", "warmup_steps=1"],
+    "srgan": ["n_residual_blocks=1", "width=8", "discriminator_width=4", "pretrain_steps=1"],
     "simvp": ["hid_s=8", "hid_t=16", "n_s=2", "n_t=2"],
     "pastnet": ["width=16", "codes=32", "code_width=8", "hid_t=16", "n_t=2", "embed=16", "patch=8"],
     "st_rainnet": ["hidden=[4,4]"],
@@ -670,7 +694,7 @@ NARROW = {  # where the published widths would take minutes
 
 @pytest.mark.parametrize("name", models.names())
 def test_every_model_resumed_equals_undisturbed(
-    data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, name: str, stop_in: Callable[..., None]
 ) -> None:
     """Stopped in the middle of an epoch, with accumulation: weights, averages and codebooks too."""
     own = [f"model.{setting}" for setting in NARROW.get(name, ())]
@@ -680,7 +704,7 @@ def test_every_model_resumed_equals_undisturbed(
     asked += [f"model.name={name}", "training.accumulate=2", "training.schedule=onecycle"]
     made = settings.located(settings.load(None, asked)[0], data / "WP.zarr", data / "WP.split.json")
     assert train.train(made, tmp_path / "whole").position.epoch == 1
-    stop_in(monkeypatch, 2)
+    stop_in(2)
     assert train.train(made, tmp_path / "run").position.step == 2
     train.train(made, tmp_path / "run", resume=True)
     one, other = (checkpoint.load(tmp_path / r / "checkpoints/last.ckpt") for r in ("run", "whole"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -15,11 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from models._vgg import layers
-from pipeline import checkpoint, convert, settings, split, steps, train, trainer
+from pipeline import checkpoint, settings, steps, train, trainer
 from pipeline.engine import make_fabric
 from pipeline.errors import UsageError, UserError
 from pipeline.runlog import read_log
-from pipeline.sources.synthetic import Storm, write_tree
 
 STEPS = 8  # 2 epochs of 4: 8 frames of one storm, 2 a batch
 SMALL = [
@@ -40,19 +36,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with WP.zarr (two storms of 8 hours, 24x24), WP.split.json and vgg.pth."""
-    torch.set_num_threads(1)
-    home = tmp_path_factory.mktemp("data")
-    storms = [
-        Storm(f"20210{n}", datetime(2021, 7, n, tzinfo=UTC), hours=8, latitude=10.0 + n)
-        for n in (1, 2)
-    ]
-    write_tree(home / "WP", storms, size=24)
-    convert.convert(
-        home / "WP", home / "WP.zarr", convert.ConvertSettings(), manifests=home, workers=1
-    )
-    split.split(home / "WP.zarr", home / "WP.split.json", eval_ids=["202102"])
+def data(make_data: Callable[..., Path]) -> Path:
+    """With vgg.pth, too."""
+    home = make_data(storms=2, hours=8, size=24)
     write_vgg(home / "vgg.pth")
     return home
 
@@ -128,22 +114,13 @@ def test_a_frozen_network_is_in_no_checkpoint(data: Path, undisturbed: Path) -> 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 6])
 def test_stopped_in_either_stage_and_resumed_equals_undisturbed(
-    data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+    data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, stop_in: Callable[..., None]
 ) -> None:
     """In pre-training, at its last step, and among discriminators; the weights' file moved."""
-    real, seen = trainer.update, []
-
-    def counted(*args: object) -> object:
-        seen.append(1)
-        if len(seen) == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "update", counted)
+    stop_in(stop_after)
     write_vgg(tmp_path / "here.pth")
     first = train.train(small(data, *with_vgg(tmp_path / "here.pth")), tmp_path / "run")
     assert first.position.step == stop_after
-    monkeypatch.setattr(trainer, "update", real)
     (tmp_path / "here.pth").rename(tmp_path / "there.pth")
     with pytest.raises(UserError, match=r"here\.pth: no such file of VGG19 weights"):
         train.train(small(data, *with_vgg(tmp_path / "here.pth")), tmp_path / "run", resume=True)
@@ -161,21 +138,12 @@ RECIPES = [
 
 @pytest.mark.parametrize("more", RECIPES, ids=lambda more: more[0])
 def test_every_recipe_resumes_exactly(
-    data: Path, tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, more: list[str], stop_in: Callable[..., None]
 ) -> None:
     more = [*more, "model.pretrain_steps=1", "training.log_every_steps=2"]
     whole = train.train(small(data, *more), tmp_path / "whole").position.step
-    real, seen = trainer.update, []
-
-    def counted(*args: object) -> object:
-        seen.append(1)
-        if len(seen) == whole // 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trainer, "update", counted)
+    stop_in(whole // 2)
     assert train.train(small(data, *more), tmp_path / "run").stopped
-    monkeypatch.setattr(trainer, "update", real)
     assert train.train(small(data, *more), tmp_path / "run", resume=True).position.step == whole
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 

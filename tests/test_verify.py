@@ -367,7 +367,9 @@ def test_a_root_and_a_track_may_be_damaged_at_once(tiny, path):
     empty(path / "zarr.json")
     empty(path / "202101/zarr.json")
     (path / "202102/flag/c/0").unlink()
-    found = told(verify(path, source=tiny.root, workers=1))
+    done = verify(path, source=tiny.root, workers=1)
+    assert done.notes == [f"not compared with {tiny.root}: mend the store's root first"]
+    found = told(done)
     assert found[0] == "zarr.json: is damaged, or an older eddy wrote it"
     assert "202101/zarr.json: is damaged" in found
     assert "202102/flag/c/0: is missing" in found
@@ -489,15 +491,44 @@ def test_a_best_track_that_changed_is_named(tiny, path):
     )
 
 
-def test_tracks_that_came_or_went_are_named(tiny, path):
-    tiny.write(0, "202105")
-    broken = tiny.write(0, "202106")
-    broken.write_bytes(b"")  # `convert` would leave that one out too
-    shutil.move(tiny.root / "image/202101", tiny.home / "away")
-    assert changed(tiny, path) == [
-        "202101: is not in raw, so it was not compared",
-        "202105: is in raw, but not in the store",
+def test_a_store_of_several_sources_is_compared_with_each(tiny, path):
+    """Its other tracks are no fault, and neither are those that nobody asked to convert."""
+    for id in ("202105", "202106"):
+        tiny.write(0, id)
+    away = tiny.home / "away/image/202101"
+    away.parent.mkdir(parents=True)
+    shutil.move(tiny.root / "image/202101", away)
+    done = verify(path, source=tiny.root, workers=1)
+    assert done.faults == []
+    assert done.notes == [
+        f"1 track of the store is not in {tiny.root}: 202101; its frames were not compared",
+        f"2 tracks of {tiny.root} are not in the store: 202105, 202106; "
+        f"`cli convert {tiny.root} {path}` adds those with readable frames",
     ]
+    assert (done.frames, done.compared, done.equal) == (8, 4, 4)
+
+    flip(path / "202101" / store.SHARD_FILE, 0)  # what is not compared is looked through
+    done = verify(path, source=tiny.root, workers=1)
+    assert [line.split(":")[0] for line in told(done)] == ["202101"]
+
+
+def test_of_one_source_all_is_compared(tiny, path):
+    done = verify(path, source=tiny.root, workers=1)
+    assert (done.notes, done.frames, done.compared, done.equal) == ([], 8, 8, 8)
+    done = verify(path, workers=1)
+    assert (done.notes, done.compared, done.equal) == ([], None, None)
+
+
+def test_a_source_of_other_tracks_alone_is_refused(tiny, path):
+    shutil.rmtree(tiny.root / "image")
+    tiny.write(0, "202105")
+    said = (
+        f"{tiny.root}: has none of the tracks of {path}: it has 202105, the store 202101, 202102; "
+        "give the source that the store was converted from"
+    )
+    with pytest.raises(UserError) as caught:
+        verify(path, source=tiny.root, workers=1)
+    assert str(caught.value) == said
 
 
 def test_a_file_that_cannot_be_read_any_more_is_named(tiny, path):

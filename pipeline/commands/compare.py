@@ -7,36 +7,66 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.arguments import Device
-from pipeline.commands.screen import console
+from pipeline.commands import completion
+from pipeline.commands.arguments import DATA, OUTPUT, Device, On
+from pipeline.commands.screen import console, next_step, note, stoppable, told
 from pipeline.commands.tables import beside, method_table, scored
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the measure.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("comparison"),
-    on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
-    pictures: Annotated[int, typer.Option(min=0, help="Frames to draw; of forecasts windows.")] = 3,
-    store: Annotated[Path | None, typer.Option(help="Default: the first run's own.")] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="Two run folders or more, each after `cli evaluate`; the first is the measure.",
+            autocompletion=completion.runs,
+        ),
+    ],
+    on: Annotated[Literal["eval", "test"], On] = "eval",
+    pictures: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Frames to draw; of forecasts windows.")
+    ] = 3,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write.", rich_help_panel=OUTPUT)
+    ] = Path("comparison"),
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="Default: the first run's own.",
+            autocompletion=completion.stores,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Hold runs that were evaluated on the same tracks against the first: differences and maps.
+    """Compare runs on the same tracks: differences with intervals, maps.
 
-    Example: cli compare runs/first runs/second
+    Frame by frame against the first run: scores rise and fall together, so differences say more
+    than two scores. Writes pictures and a JSON file with all of it.
+
+    Examples:
+        cli compare runs/first runs/second
+        cli compare runs/first runs/second runs/third --on test --out thirds
     """
-    from pipeline import compare as stage
+    from pipeline.progress import working
 
-    done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)
+    with stoppable("the same command starts over"):
+        with working("start", in_logs=False):
+            from pipeline import compare as stage
+
+        done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)
     console.print(method_table(done.rows, done.units))
     first = next(iter(done.rows))
     for run, by_score in done.differences.items():
-        told = beside(by_score["rmse"], done.units["rmse"], done.tracks)
-        console.print(f"{run} minus {first}: RMSE {told}")
+        difference = beside(by_score["rmse"], done.units["rmse"], done.tracks)
+        console.print(f"{run} minus {first}: RMSE {difference}")
     if not done.differences:
         console.print("One track: how far another might differ cannot be said")
-    for note in done.notes:
-        console.print(f"Note: {note}")
+    for sentence in done.notes:
+        note(sentence)
     console.print(scored(done.frames, done.leads, done.tracks))
-    console.print(f"All       {done.file}")
+    told("All", done.file)
     for path in done.pictures:
-        console.print(f"Picture   {path}")
+        told("Picture", path)
+    next_step("export", runs[0])

@@ -8,172 +8,286 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from pipeline.commands.arguments import ManifestDir
-from pipeline.commands.screen import MANY, brief, console, finish_with
+from pipeline.commands.arguments import MACHINE, Json, ManifestDir, flag
+from pipeline.commands.screen import (
+    MANY,
+    brief,
+    console,
+    finish_with,
+    for_good,
+    ids_in,
+    next_step,
+    note,
+    stoppable,
+    told,
+    write_json,
+)
 from pipeline.errors import UsageError
+
+CHANNELS = "Channels"
+MISSING = "Missing pixels"
+GRIDDED = "Gridded fields (NetCDF)"
+PICTURES = "PNG, and files without times"
+DIGITS = "Moving MNIST"
+KEYS = {
+    "store": "the store",
+    "manifest": "the manifest, which has a record of every track",
+    "tracks": "ids of all in the store",
+    "frames": "number in the store",
+    "triplets": "number in the store",
+    "done_before": "ids of tracks that were not redone",
+    "not_in_source": "ids of tracks that were kept, though this source has them not",
+    "left_out": "files that could not be read, a sentence each",
+    "notes": "sentences",
+}
+DRY_KEYS = {
+    "source": "what would be read",
+    "tracks": "frames by id",
+    "files": "number",
+    "frames": "number",
+    "bytes": "of the store, uncompressed",
+    "left_out": "files that cannot be, a sentence each",
+    "notes": "sentences",
+}
+
+
+def option(panel: str | None, metavar: str, help: str, **more: Any) -> Any:
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
 def convert(
-    source: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path] | None,
         typer.Argument(
-            help="Tree of H5 files, or its archive (the first part, or the folder of all); NetCDF "
-            "or PNG files; MNIST digits; a JSON list of files."
+            metavar="SOURCE",
+            help="Tree of H5 files, or its archive (a part of it, all parts, or their folder); "
+            "NetCDF or PNG files; MNIST digits; a JSON list of files. Default: data/WP.",
         ),
-    ] = Path("data/WP"),
-    target: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="STORE",
+            help="To write; one that is there is brought up to date. Default: data/WP.zarr.",
+        ),
+    ] = None,
     codec: Annotated[
         Literal["none", "zstd"],
-        typer.Option(help="none: training maps the files; zstd: a third of the disk, slower."),
-    ] = "none",
-    max_missing: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Frames with a larger fraction missing are flagged: in no triplet. Default: 0.01; "
-            "1 for gridded fields and PNG, which may lack the sea in every frame.",
+        option(
+            None,
+            "none|zstd",
+            "none: training maps the files, 1 MiB per frame; zstd: a third of the disk, slower.",
         ),
+    ] = "none",
+    ids: Annotated[
+        list[str] | None, option(None, "IDS", "Only these typhoons: 202107,202110. Default: all.")
     ] = None,
-    valid_min: Annotated[
-        float | None, typer.Option(help="Lower is missing. Default: the source's; 150 K, 0 mm.")
+    workers: Annotated[
+        int | None, option(None, "N", "Processes. Default: one per core.", min=1)
     ] = None,
-    valid_max: Annotated[
-        float | None, typer.Option(help="Higher is missing. Default: the source's, as 330 K.")
-    ] = None,
+    dry_run: Annotated[bool, flag("--dry-run", "Only say what would be converted.")] = False,
+    replace: Annotated[
+        bool, flag("--replace", "Also if typhoons lose frames or settings change.")
+    ] = False,
+    strict: Annotated[bool, flag("--strict", "Stop at the first unreadable file.")] = False,
     variable: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NetCDF: its variables, each a channel; commas. PNG: a name. Digital Typhoon V3: "
-            "infrared, infrared_2, water_vapour, near_infrared, or 1 to 4. Default: all there are."
+        option(
+            CHANNELS,
+            "NAMES",
+            "NetCDF: its variables, each a channel; commas. PNG: a name. Digital Typhoon V3: "
+            "infrared, infrared_2, water_vapour, near_infrared, or 1 to 4. Default: all there are.",
         ),
     ] = None,
     basin: Annotated[
         Literal["WP", "AU"] | None,
-        typer.Option(help="Digital Typhoon V3: which basin; each has storms of the same ids."),
+        option(CHANNELS, "WP|AU", "Digital Typhoon V3: which; each has storms of the same ids."),
     ] = None,
     levels: Annotated[
-        str | None, typer.Option(help="NetCDF: pressure levels in hPa, each a channel: 1000,925.")
+        str | None,
+        option(CHANNELS, "LIST", "NetCDF: pressure levels in hPa, each a channel: 1000,925."),
+    ] = None,
+    max_missing: Annotated[
+        float | None,
+        option(
+            MISSING,
+            "SHARE",
+            "Frames with a larger share of missing pixels are flagged: in no triplet. Default: "
+            "0.01; 1 for gridded fields and PNG, which may lack the sea in every frame.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    valid_min: Annotated[
+        float | None,
+        option(MISSING, "VALUE", "Lower is missing. Default: the source's; 150 K, 0 mm."),
+    ] = None,
+    valid_max: Annotated[
+        float | None,
+        option(MISSING, "VALUE", "Higher is missing. Default: the source's, as 330 K."),
     ] = None,
     region: Annotated[
-        str | None, typer.Option(help="NetCDF: W,E,S,N in degrees; 350,10,40,60 wraps.")
+        str | None, option(GRIDDED, "W,E,S,N", "Cut this box, degrees; 350,10,40,60 wraps.")
     ] = None,
     resolution: Annotated[
-        float | None, typer.Option(help="NetCDF: regrid to cells of so many degrees.")
+        float | None, option(GRIDDED, "DEGREES", "Regrid to cells of this side.")
     ] = None,
     regrid: Annotated[
         Literal["bilinear", "nearest", "conservative"] | None,
-        typer.Option(help="How. Default: bilinear to finer cells, conservative to coarser ones."),
+        option(
+            GRIDDED,
+            "HOW",
+            "bilinear, nearest or conservative. Default: bilinear to finer cells, conservative "
+            "to coarser ones.",
+        ),
     ] = None,
     accumulate: Annotated[
         str | None,
-        typer.Option(help="NetCDF: sums of rain, means of all else, over 24h; bear its start."),
-    ] = None,
-    covers: Annotated[
-        str | None,
-        typer.Option(help="NetCDF: the time that each amount is of, as 1h, if the file is wrong."),
+        option(GRIDDED, "TIME", "Sums of rain, means of all else, over 24h; bear its start."),
     ] = None,
     track_by: Annotated[
         str | None,
-        typer.Option(help="NetCDF: day, 10d, week, month, season, year, file, none. [year]"),
+        option(
+            GRIDDED,
+            "STRETCH",
+            "Time that makes a track: day, 10d, week, month, season, year, file, none. "
+            "Default: year.",
+        ),
     ] = None,
     units: Annotated[
         str | None,
-        typer.Option(help="NetCDF: of the values, if the file is wrong. PNG: of --range."),
+        option(GRIDDED, "UNITS", "Of the values, if the file is wrong. PNG: of --range."),
+    ] = None,
+    covers: Annotated[
+        str | None,
+        option(GRIDDED, "TIME", "What each amount is of, as 1h, if the file is wrong."),
     ] = None,
     value_range: Annotated[
-        str | None, typer.Option("--range", help="PNG: the values of black and white: 150,330.")
-    ] = None,
-    step: Annotated[
-        str | None, typer.Option(help="Between frames that bear no time, as 1h. PNG: [1h]")
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="UTC, of the first such frame. Default: 1970-01-01.")
-    ] = None,
-    clips: Annotated[
-        int | None, typer.Option(help="MNIST: clips of moving digits from each file. [1000]")
-    ] = None,
-    clip_frames: Annotated[int | None, typer.Option(help="MNIST: frames of a clip. [20]")] = None,
-    digits: Annotated[int | None, typer.Option(help="MNIST: digits in a clip. [2]")] = None,
-    image_size: Annotated[int | None, typer.Option(help="MNIST: side, pixels. [64]")] = None,
-    seed: Annotated[int | None, typer.Option(help="MNIST: of what is drawn. [0]")] = None,
-    ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: one per core.")
-    ] = None,
-    scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Instead: the workers of this dask scheduler, tcp://host:8786 or its "
-            "scheduler file; see docs/CLUSTER.md."
+            "--range",
+            metavar="LOW,HIGH",
+            help="PNG: the values of black and white: 150,330.",
+            rich_help_panel=PICTURES,
         ),
     ] = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Also if typhoons lose frames or settings change.")
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first unreadable file.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be converted.")
-    ] = False,
+    step: Annotated[
+        str | None,
+        option(PICTURES, "TIME", "Between frames that bear no time, as 30min. PNG: 1h."),
+    ] = None,
+    start: Annotated[
+        str | None, option(PICTURES, "DATE", "UTC, of the first such frame. Default: 1970-01-01.")
+    ] = None,
+    clips: Annotated[
+        int | None, option(DIGITS, "N", "Clips made from each file. Default: 1000.")
+    ] = None,
+    clip_frames: Annotated[int | None, option(DIGITS, "N", "Of a clip. Default: 20.")] = None,
+    digits: Annotated[int | None, option(DIGITS, "N", "In a clip. Default: 2.")] = None,
+    image_size: Annotated[
+        int | None, option(DIGITS, "PIXELS", "Side of a frame. Default: 64.")
+    ] = None,
+    seed: Annotated[int | None, option(DIGITS, "N", "Of what is drawn. Default: 0.")] = None,
+    scheduler: Annotated[
+        str | None,
+        option(
+            MACHINE,
+            "ADDRESS",
+            "Instead of --workers, those of this dask scheduler: tcp://host:8786 or its scheduler "
+            "file; see docs/CLUSTER.md.",
+        ),
+    ] = None,
     manifest_dir: ManifestDir = Path("data_manifest"),
+    json: Json = None,
 ) -> None:
-    """Convert raw files into a store; once per dataset release. Run again to go on or update.
+    """Convert raw files into a store; again, to go on or to update.
 
-    Example: cli convert data/WP data/WP.zarr
+    Once per dataset release. Writes the store, one Zarr array per typhoon that training maps, and
+    a manifest that names every gap, every flagged and unreadable frame. Stopped, the same command
+    goes on: finished typhoons are not redone.
 
-    Example: cli convert downloads/WP.tar.gz00 data/WP.zarr
-
-    Example: cli convert data/V3-2025 data/V3.zarr --basin WP --variable infrared,water_vapour
-
-    Example: cli convert era5/ rain.zarr --variable tp --accumulate 24h --track-by month
-
-    Example: cli convert mnist/ digits.zarr --clips 2000
+    Examples:
+        cli convert data/WP data/WP.zarr --dry-run
+        cli convert data/WP data/WP.zarr
+        An archive as it was downloaded, without unpacking it:
+        cli convert downloads/WP.tar.gz* data/WP.zarr
+        cli convert data/V3-2025 data/V3.zarr --basin WP --variable infrared,water_vapour
+        Gridded fields, and Moving MNIST:
+        cli convert era5/ rain.zarr --variable tp --accumulate 24h --track-by month
+        cli convert mnist/ digits.zarr --clips 2000
     """
-    from pipeline import convert as stage
-    from pipeline.sources import options as words
+    from pipeline.progress import working
 
-    chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
-    options = words.asked(
-        variable=variable,
-        basin=basin,
-        levels=levels,
-        region=region,
-        resolution=resolution,
-        regrid=regrid,
-        accumulate=accumulate,
-        covers=covers,
-        track_by=track_by,
-        units=units,
-        value_range=value_range,
-        step=step,
-        start=start,
-        clips=clips,
-        clip_frames=clip_frames,
-        digits=digits,
-        image_size=image_size,
-        seed=seed,
-    )
-    if dry_run:
-        planned(source, chosen, options)
-        return
+    with stoppable("nothing was written; the same command starts over"):
+        with working("start", in_logs=False):
+            from pipeline import convert as stage
+            from pipeline.inspecting.words import counted
+            from pipeline.sources import options as words
+
+        source, store = places(sources or [], target)
+        chosen = ids_in(ids)
+        options = words.asked(
+            variable=variable,
+            basin=basin,
+            levels=levels,
+            region=region,
+            resolution=resolution,
+            regrid=regrid,
+            accumulate=accumulate,
+            covers=covers,
+            track_by=track_by,
+            units=units,
+            value_range=value_range,
+            step=step,
+            start=start,
+            clips=clips,
+            clip_frames=clip_frames,
+            digits=digits,
+            image_size=image_size,
+            seed=seed,
+        )
+        if dry_run:
+            planned(source, chosen, options, json)
+            return
     if workers and scheduler:
         raise UsageError("--workers are processes of this machine; give that or --scheduler")
     limits = {"max_missing": max_missing, "valid_min": valid_min, "valid_max": valid_max}
     settings = stage.ConvertSettings(
         codec=codec, options=options, **{k: v for k, v in limits.items() if v is not None}
     )
-    done = stage.convert(
-        source,
-        target,
-        settings,
-        manifests=manifest_dir,
-        ids=chosen,
-        workers=workers,
-        scheduler=scheduler,
-        strict=strict,
-        replace=replace,
+
+    def kept() -> str:
+        ready = stage.finished_ids(store) if store.is_dir() else []
+        if not ready:
+            return "no track is finished yet; the same command starts over"
+        return f"{counted(len(ready), 'finished track')} kept in {store}; the same command goes on"
+
+    with stoppable(kept):
+        done = stage.convert(
+            source,
+            store,
+            settings,
+            manifests=manifest_dir,
+            ids=chosen,
+            workers=workers,
+            scheduler=scheduler,
+            strict=strict,
+            replace=replace,
+        )
+    frames = sum(record["frames"] for record in done.records.values())
+    write_json(
+        json,
+        KEYS,
+        {
+            "store": done.store,
+            "manifest": done.manifest,
+            "tracks": list(done.records),
+            "frames": frames,
+            "triplets": done.triplets,
+            "done_before": done.reused,
+            "not_in_source": done.kept,
+            "left_out": done.problems,
+            "notes": done.notes,
+        },
     )
     names = ("track", "frames", "from", "to", "satellites", "gaps", "flagged", "triplets")
     table = Table(*names, box=None, padding=(0, 2, 0, 0))
@@ -190,7 +304,6 @@ def convert(
         )
     console.print(table)
     more = len(done.records) - MANY
-    frames = sum(record["frames"] for record in done.records.values())
     console.print(
         (f"... and {more} more tracks. " if more > 0 else "")
         + f"{len(done.records)} tracks, {frames} frames, {done.triplets} triplets"
@@ -199,28 +312,65 @@ def convert(
     )
     if unmatched := sum(r["frames_without_best_track"] for r in done.records.values()):
         console.print(f"Frames without best track: {unmatched}")
-    for note in done.notes:
-        console.print(f"Note: {note}", markup=False)
-    console.print(f"Store     {done.store}\nManifest  {done.manifest}")
+    for sentence in done.notes:
+        note(sentence)
+    told("Store", done.store)
+    told("Manifest", done.manifest)
+    next_step("split", done.store, "--eval-fraction", "0.1")
     finish_with(done.problems)
 
 
-def planned(source: Path, ids: list[str], options: Any) -> None:
+def places(sources: list[Path], target: Path | None) -> tuple[Path, Path]:
+    """What to read and the store to write; the last of two or more is the store.
+
+    Raises UserError.
+    """
+    given = [*sources, *([target] if target else [])]
+    if len(given) < 2:
+        return (given or [Path("data/WP")])[0], Path("data/WP.zarr")
+    *sources, store = given
+    from pipeline.sources import archive
+
+    if archive.NAME.fullmatch(store.name):
+        raise UsageError(
+            f"{store}: is a part of an archive, not a store to write, which comes last: "
+            f"cli convert {sources[0].parent / store.name.partition('.')[0]}.tar.gz* data/WP.zarr"
+        )
+    return (sources[0] if len(sources) == 1 else archive.one_source(sources)), store
+
+
+def planned(source: Path, ids: list[str], options: Any, json: str | None) -> None:
+    """What --dry-run says."""
     from pipeline import convert as stage
     from pipeline import sources
 
     release = stage.selected(sources.scan(source, options), ids)
+    frames = sum(len(raw.frames) for raw in release.tracks)
+    files = len({path for raw in release.tracks for frame in raw.frames for path in frame.paths})
+    size = stage.uncompressed(release)
+    write_json(
+        json,
+        DRY_KEYS,
+        {
+            "source": source,
+            "tracks": {raw.id: len(raw.frames) for raw in release.tracks},
+            "files": files,
+            "frames": frames,
+            "bytes": size,
+            "left_out": list(release.problems),
+            "notes": list(release.notes),
+        },
+    )
     table = Table("track", "frames", "first", "last", "rows without file", box=None)
     for raw in release.tracks[:MANY]:
         first, last = raw.frames[0].time, raw.frames[-1].time
         table.add_row(raw.id, str(len(raw.frames)), *map(brief, (first, last, raw.unmatched_rows)))
     console.print(table)
-    frames = sum(len(raw.frames) for raw in release.tracks)
-    files = len({path for raw in release.tracks for frame in raw.frames for path in frame.paths})
     console.print(
         f"{len(release.tracks)} tracks, {files} files, {frames} frames; uncompressed about "
-        f"{stage.uncompressed(release) / 2**30:.1f} GiB. Nothing was written."
+        f"{size / 2**30:.1f} GiB"
     )
-    for note in release.notes:
-        console.print(f"Note: {note}", markup=False)
+    for sentence in release.notes:
+        note(sentence)
+    for_good()
     finish_with(list(release.problems))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.screen import console, fail
+from pipeline.commands.screen import console, fail, next_step, stoppable
 from pipeline.errors import UserError
 
 DEMO_SETTINGS = """\
@@ -31,10 +31,25 @@ DEMO_MARK = ".made-by-cli-demo"
 def demo(
     ctx: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="Folder to make; an earlier demo there is replaced.")
+        Path,
+        typer.Option(metavar="DIR", help="Folder to make; an earlier demo there is replaced."),
     ] = Path("demo"),
 ) -> None:
-    """Run the whole job on invented typhoons: about two minutes on two cores."""
+    """See all of it work on invented typhoons: two minutes, no data.
+
+    Writes raw files in the release's form, then runs inspect, convert, split, train, evaluate,
+    report and infer on them, as you would type them, and says where to look.
+
+    Examples:
+        cli demo
+        cli demo --out /tmp/demo
+    """
+    with stoppable(f"{out} is unfinished; the same command starts over"):
+        shown(ctx, out)
+
+
+def shown(ctx: typer.Context, out: Path) -> None:
+    """The demo."""
     import json
     import shutil
     import time
@@ -96,5 +111,6 @@ def demo(
         console.print(f"  {path}")
     console.print(f"  {out / 'run' / 'report.html'}")
     console.print(f"  tensorboard --logdir {out / 'run' / 'tensorboard'}")
+    next_step("inspect", "data/WP", "--quick")
     if not won:
         fail("the model did not beat bicubic interpolation; the demo should", 1)

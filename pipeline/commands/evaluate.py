@@ -7,73 +7,120 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.arguments import Device, Which
-from pipeline.commands.screen import console
+from pipeline.commands import completion
+from pipeline.commands.arguments import DATA, MACHINE, OUTPUT, Device, On, Run, Which
+from pipeline.commands.screen import console, next_step, note, stoppable, told
 from pipeline.commands.tables import beside, lead_table, method_table, scored, track_table
+
+FORECASTS = "Forecasts"
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
+    run: Run,
+    on: Annotated[Literal["eval", "test"], On] = "eval",
     checkpoint: Which = "best",
-    store: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
-    split: Annotated[Path | None, typer.Option(help="Default: the run's own.")] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Frames or windows at once; more are faster on a GPU.")
-    ] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with whole tracks.")] = 1,
-    resamples: Annotated[
-        int, typer.Option(min=100, help="Draws of tracks for the 95 % intervals.")
-    ] = 1000,
     site: Annotated[
         list[str] | None,
         typer.Option(
-            help="Follow this place date by date, 50.1,8.7 or @row,column; may be repeated. Rain: "
-            "else the wettest, the median and the driest."
+            metavar="LAT,LON",
+            help="Follow this place date by date, degrees: 50.1,8.7, or @row,column; may be "
+            "repeated. Default: of rain the wettest, the median and the driest.",
         ),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Forecasts: so many steps ahead; beyond the trained ones on its own."
+            min=1,
+            metavar="N",
+            help="Frames ahead; beyond the trained ones on its own. Default: as trained.",
+            rich_help_panel=FORECASTS,
         ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="Default: the run's own.",
+            autocompletion=completion.stores,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Default: the run's own.", rich_help_panel=DATA),
     ] = None,
     arrays: Annotated[
         Path | None,
-        typer.Option(help="Folder for inputs, truth and predictions as .npy files, by track."),
+        typer.Option(
+            metavar="DIR",
+            help="Keep inputs, truth and predictions here as .npy files, by track.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            min=100,
+            metavar="N",
+            help="Draws of whole tracks for the 95 % intervals.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 1000,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Frames or windows at once; more are faster on a GPU.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Processes, each with whole tracks.", rich_help_panel=MACHINE
+        ),
+    ] = 1,
     device: Device = "auto",
 ) -> None:
-    """Score a run on whole tracks that it has not seen, with the baselines beside it.
+    """Score a run on tracks that it has not seen, beside baselines.
 
-    Example: cli evaluate runs/first --on test
+    In kelvin or mm, with a 95 % interval over whole tracks. Writes scores.json (scores-test.json
+    with --on test: all of it, for scripts) and scores.csv into the run folder.
 
-    Example: cli evaluate runs/forecast --steps 24 --arrays runs/forecast/arrays
+    Examples:
+        cli evaluate runs/first
+        cli evaluate runs/first --on test --batch-size 16
+        cli evaluate runs/ahead --steps 24 --arrays runs/ahead/arrays
     """
-    from pipeline import evaluate as stage
-    from pipeline.reporting.words import count
+    from pipeline.progress import working
 
-    done = stage.evaluate(
-        run,
-        on=on,
-        which=checkpoint,
-        store_path=store,
-        split_path=split,
-        device=device,
-        batch_size=batch_size,
-        processes=workers,
-        resamples=resamples,
-        sites=site or (),
-        steps=steps,
-        arrays=arrays,
-    )
+    with stoppable("no scores were written; the same command starts over"):
+        with working("start", in_logs=False):
+            from pipeline import evaluate as stage
+            from pipeline.reporting.words import count
+
+        done = stage.evaluate(
+            run,
+            on=on,
+            which=checkpoint,
+            store_path=store,
+            split_path=split,
+            device=device,
+            batch_size=batch_size,
+            processes=workers,
+            resamples=resamples,
+            sites=site or (),
+            steps=steps,
+            arrays=arrays,
+        )
     scores = done.scores
     if len(scores.tracks) > 1:
         console.print(track_table(scores.tracks, scores.units))
     console.print(method_table(scores.rows, scores.units))
     if differences := scores.differences("model", scores.baseline):
-        told = beside(differences["rmse"], scores.units["rmse"], len(scores.tracks))
-        console.print(f"Model minus {scores.baseline}: RMSE {told}")
+        difference = beside(differences["rmse"], scores.units["rmse"], len(scores.tracks))
+        console.print(f"Model minus {scores.baseline}: RMSE {difference}")
     else:
         console.print("One track: how far another might score otherwise cannot be said")
     if scores.is_forecast:
@@ -86,11 +133,11 @@ def evaluate(
         f"{scored(scores.frames, leads, len(scores.tracks))}{left_out}; "
         f"{rate:.2f} {'windows' if leads else 'frames'}/s"
     )
-    for note in done.notes:
-        console.print("[yellow]Note:[/]", note.replace("[", r"\["))
+    for sentence in done.notes:
+        note(sentence)
     if done.sites:
-        console.print(f"Sites     {done.sites}")
-    which = " --on test" if on == "test" else ""
+        told("Sites", done.sites)
     if arrays:
-        console.print(f"Arrays    {arrays}")
-    console.print(f"Scores    {done.file}\nNext      cli report {run}{which}")
+        told("Arrays", arrays)
+    told("Scores", done.file)
+    next_step("report", run, *(("--on", "test") if on == "test" else ()))

@@ -7,42 +7,47 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.arguments import Which
-from pipeline.commands.screen import complaints, console, finish_with
+from pipeline.commands.arguments import Run, Which, flag
+from pipeline.commands.screen import console, finish_with, next_step, note, stoppable, told
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to make. Default: export in the run's folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to make. Default: export in the run's folder."),
     ] = None,
     checkpoint: Which = "best",
     onnx: Annotated[
-        bool,
-        typer.Option("--onnx", help=r"Also model.onnx, compared with torch; needs eddy\[onnx]."),
+        bool, flag("--onnx", r"Also model.onnx, compared with torch; needs eddy\[onnx].")
     ] = False,
     opset: Annotated[
-        int | None, typer.Option(min=18, help="Of ONNX. Default: what torch prefers.")
+        int | None,
+        typer.Option(min=18, metavar="N", help="Of ONNX. Default: what torch prefers."),
     ] = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Also where an exported model lies.")
-    ] = False,
+    replace: Annotated[bool, flag("--replace", "Also where an exported model lies.")] = False,
 ) -> None:
-    """Make a folder of a model to keep or to give away: safetensors, settings, a model card, ONNX.
+    """Make a folder of a model to keep or to give away.
 
-    `cli infer` takes the folder for a run, and its README.md says what the model is worth.
+    Writes safetensors, settings as JSON, and a model card (README.md) with data, scores, licence
+    and limits; with --onnx the network in physical units, too. `cli infer` takes it for a run.
 
-    Example: cli export runs/first --out first-model
-
-    Example: cli export runs/ahead --checkpoint last --onnx
+    Examples:
+        cli export runs/first --out first-model
+        cli export runs/ahead --checkpoint last --onnx
     """
-    from pipeline import export as stage
-    from pipeline.exporting.card import mib
-    from pipeline.reporting.words import after
+    from pipeline.progress import working
 
-    done = stage.export(run, out, which=checkpoint, onnx=onnx, opset=opset, replace=replace)
-    for note in done.notes:
-        complaints.print("[yellow]Note:[/]", note.replace("[", r"\["))
+    with stoppable("no folder was made; the same command starts over"):
+        with working("start", in_logs=False):
+            from pipeline import export as stage
+            from pipeline.exporting.card import mib
+            from pipeline.reporting.words import after
+
+        with working("export"):
+            done = stage.export(run, out, which=checkpoint, onnx=onnx, opset=opset, replace=replace)
+    for sentence in done.notes:
+        note(sentence)
     for name, size in done.files.items():
         console.print(f"{name:<18} {mib(size):>9}", markup=False)
     if done.onnx:
@@ -55,7 +60,7 @@ def export(
             "range of the values",
             markup=False,
         )
-    console.print(f"Model     {done.out}", markup=False)
-    console.print(f"Card      {done.out / next(iter(done.files))}", markup=False)
-    console.print(f"Next      cli infer {done.out} INPUT --out out.nc", markup=False)
+    told("Model", done.out)
+    told("Card", done.out / next(iter(done.files)))
+    next_step("infer", done.out, "INPUT", "--out", "out.nc")
     finish_with(done.problems)

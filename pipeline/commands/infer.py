@@ -7,122 +7,278 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.arguments import Device, Which
-from pipeline.commands.screen import console, finish_with
+from pipeline.commands import completion
+from pipeline.commands.arguments import MACHINE, Device, Json, Which, flag
+from pipeline.commands.screen import (
+    console,
+    finish_with,
+    for_good,
+    next_step,
+    note,
+    stoppable,
+    told,
+    write_json,
+)
 from pipeline.commands.tables import lead_table, method_table, score_table
+
+FORECASTS = "Forecasts"
+PICTURES = "Pictures"
+READING = "Input (NetCDF)"
+KEYS = {
+    "file": "the output, a file or folder",
+    "format": "NetCDF, Zarr or GeoTIFF",
+    "mode": "enhance, check or forecast",
+    "track": "its id",
+    "frames": "number that was written",
+    "rows": "pixels of a frame",
+    "columns": "pixels of a frame",
+    "first": "time of the first frame",
+    "last": "time of the last frame",
+    "bytes": "of the output without pictures; with --dry-run before compression",
+    "pictures": "files",
+    "animations": "files",
+    "scores": "with --mode check, by method, the model first",
+    "scores_by_lead": "of a forecast, one such for each lead time",
+    "units": "of the scores",
+    "left_out": "files that could not be read, a sentence each",
+    "notes": "sentences",
+}
 
 
 def infer(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="Run folder, or a model that `cli export` made.",
+            autocompletion=completion.runs,
+        ),
+    ],
     input: Annotated[
         Path,
         typer.Argument(
-            help="A typhoon's raw folder, one H5 file, a raw tree; NetCDF files; or a store."
+            metavar="INPUT",
+            help="A typhoon's raw folder, one H5 file, a raw tree; NetCDF files; or a store.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif).")
+        Path,
+        typer.Option(
+            metavar="PATH", help="To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif)."
+        ),
     ],
     mode: Annotated[
         Literal["enhance", "check", "forecast"] | None,
         typer.Option(
+            metavar="MODE",
             help="enhance: frames finer than the input. forecast: those that come after it. check: "
-            "coarsen and restore, or forecast, what is known, and compare. Default: not check."
+            "coarsen and restore, or forecast, what is known, and compare. Default: enhance or "
+            "forecast, as the model does.",
+        ),
+    ] = None,
+    id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Which typhoon, where there are several.",
+            autocompletion=completion.ids,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, flag("--dry-run", "Only say what would be written: frames, size, times.")
+    ] = False,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Mean and spread of so many of the run's weights: its checkpoints'.",
+        ),
+    ] = None,
+    checkpoint: Which = "best",
+    format: Annotated[
+        Literal["netcdf", "zarr", "geotiff"] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="netcdf, zarr, geotiff (one file per frame). Default: as the ending of --out "
+            "says.",
         ),
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Forecast from this UTC hour, as 2021071912. Default: the latest."),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Frames to forecast. Default: as many as trained.")
-    ] = None,
-    format: Annotated[
-        Literal["netcdf", "zarr", "geotiff"] | None,
-        typer.Option(help="Default: what the ending of --out says. geotiff: one per frame."),
-    ] = None,
-    ensemble: Annotated[
-        int | None,
         typer.Option(
-            min=2, help="Mean and spread of so many of the run's weights: its checkpoints'."
+            metavar="HOUR",
+            help="Forecast from this UTC hour, as 2021071912. Default: the latest.",
+            rich_help_panel=FORECASTS,
         ),
     ] = None,
-    id: Annotated[str | None, typer.Option(help="Which typhoon, where there are several.")] = None,
-    variable: Annotated[
-        list[str] | None, typer.Option(help="NetCDF: where it has another name than in training.")
-    ] = None,
-    units: Annotated[
-        str | None, typer.Option(help="NetCDF: of its values, where the files do not say.")
-    ] = None,
-    step: Annotated[
-        str | None, typer.Option(help="NetCDF: between files that bear no time, as 24h.")
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="NetCDF: time of the first of them, as 2023-08-01.")
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Frames to forecast. Default: as many as trained.",
+            rich_help_panel=FORECASTS,
+        ),
     ] = None,
     pictures: Annotated[
-        str, typer.Option(help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.")
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.",
+            rich_help_panel=PICTURES,
+        ),
     ] = "3",
     mp4: Annotated[
-        bool, typer.Option("--mp4", help="Animate all frames; the default without --gif.")
+        bool, flag("--mp4", "Animate all frames; so it is without --gif, too.", PICTURES)
     ] = False,
-    gif: Annotated[bool, typer.Option("--gif", help="Animate them as a GIF.")] = False,
-    no_animation: Annotated[bool, typer.Option("--no-animation", help="Neither.")] = False,
+    gif: Annotated[bool, flag("--gif", "Animate them as a GIF.", PICTURES)] = False,
+    no_animation: Annotated[bool, flag("--no-animation", "Neither MP4 nor GIF.", PICTURES)] = False,
     palette: Annotated[
-        Literal["enhanced", "grey"], typer.Option(help="Colours of cold cloud, or grey alone.")
+        Literal["enhanced", "grey"],
+        typer.Option(
+            metavar="enhanced|grey",
+            help="Colours of cold cloud, or grey alone.",
+            rich_help_panel=PICTURES,
+        ),
     ] = "enhanced",
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where it has another name than in training.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNITS",
+            help="Of its values, where the files do not say.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Between files that bear no time, as 24h.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Time of the first of them, as 2023-08-01.",
+            rich_help_panel=READING,
+        ),
+    ] = None,
     tile: Annotated[
-        int, typer.Option(min=1, help="Input pixels per side; smaller needs less memory.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Side of what goes through the model at once, input pixels; smaller needs less "
+            "memory.",
+            rich_help_panel=MACHINE,
+        ),
     ] = 256,
-    checkpoint: Which = "best",
     device: Device = "auto",
+    json: Json = None,
 ) -> None:
-    """Run a model on a typhoon or gridded fields: NetCDF, Zarr or GeoTIFFs, pictures, an animation.
+    """Run a model on a new typhoon or on gridded fields.
 
-    Stopped, the same command goes on. docs/PRODUCTS.md says what an output holds.
+    Writes NetCDF, Zarr or GeoTIFFs in kelvin or mm, and beside them pictures and an animation, in a
+    folder of the output's name; docs/PRODUCTS.md says what they hold. Stopped, the same command
+    goes on.
 
-    Example: cli infer runs/first data/WP/image/202107 --out 202107.nc --mode check
-
-    Example: cli infer runs/ahead data/WP/image/202107 --out next.nc --at 2021071912
+    Examples:
+        cli infer runs/first data/WP/image/202107 --out 202107.nc --dry-run
+        cli infer runs/first data/WP/image/202107 --out 202107.nc
+        Is it any good on this typhoon? Coarsen, restore, compare:
+        cli infer runs/first data/WP/image/202107 --out check.nc --mode check
+        The hours after a time, of a model that forecasts:
+        cli infer runs/ahead data/WP/image/202107 --out next.nc --at 2021071912
     """
-    from pipeline import infer as stage
-    from pipeline.reporting.words import count
-    from pipeline.sources import options
+    from pipeline.progress import working
 
-    done = stage.infer(
-        run,
-        input,
-        out,
-        mode=mode,
-        at=at,
-        steps=steps,
-        format=format,
-        which=checkpoint,
-        members=ensemble or 0,
-        id=id,
-        options=options.asked(variable=variable, units=units, step=step, start=start),
-        tile=tile,
-        device=device,
-        pictures=pictures,
-        animations=stage.wanted(mp4=mp4, gif=gif, none=no_animation),
-        palette=palette,
+    with stoppable(
+        f"{out} is not written; frames that are done are kept, the same command goes on"
+    ):
+        with working("start", in_logs=False):
+            from pipeline import infer as stage
+            from pipeline.reporting.words import count
+            from pipeline.sources import options
+
+        done = stage.infer(
+            run,
+            input,
+            out,
+            mode=mode,
+            at=at,
+            steps=steps,
+            format=format,
+            which=checkpoint,
+            members=ensemble or 0,
+            id=id,
+            options=options.asked(variable=variable, units=units, step=step, start=start),
+            tile=tile,
+            device=device,
+            pictures=pictures,
+            animations=stage.wanted(mp4=mp4, gif=gif, none=no_animation),
+            palette=palette,
+            dry_run=dry_run,
+        )
+    write_json(
+        json,
+        KEYS,
+        {
+            "file": done.file,
+            "format": done.format,
+            "mode": done.mode,
+            "track": done.id,
+            "frames": done.frames,
+            "rows": done.shape[0],
+            "columns": done.shape[1],
+            "first": done.times[0],
+            "last": done.times[1],
+            "bytes": done.bytes,
+            "pictures": done.pictures,
+            "animations": done.animations,
+            "scores": done.scores,
+            "scores_by_lead": done.leads,
+            "units": done.units,
+            "left_out": done.problems,
+            "notes": done.notes,
+        },
     )
-    for note in done.notes:
-        console.print(f"Note: {note}", markup=False)
+    for sentence in done.notes:
+        note(sentence)
     if done.leads:
         console.print(lead_table(list(done.leads), done.step, done.units["rmse"]))
         console.print(method_table(done.scores, done.units))
     elif done.scores:
         console.print(score_table({}, done.scores, done.units))
-    told = f"{done.id}: {count(done.frames, 'frame')} of {done.shape[0]}x{done.shape[1]}"
+    what = f"{done.id}: {count(done.frames, 'frame')} of {done.shape[0]}x{done.shape[1]}"
     if done.since:
         from pipeline.outputs.layout import lasting
 
-        told += f", one every {lasting(done.step)} from {done.since} on"
-    console.print(told, markup=False)
-    console.print(f"{done.format:<9} {done.file}", markup=False)
+        what += f", one every {lasting(done.step)} from {done.since} on"
+    console.print(what, markup=False)
+    told("Times", f"{done.times[0]} to {done.times[1]}")
+    size = f"{done.bytes / 2**20:.1f} MiB"
+    told(done.format, f"{done.file}, {'at most ' if dry_run else ''}{size}")
     for path in done.pictures:
-        console.print(f"Picture   {path}", markup=False)
+        told("Picture", path)
     for path in done.animations:
-        console.print(f"Animation {path}", markup=False)
+        told("Animation", path)
+    if dry_run:
+        for_good()
+        return
+    if done.mode == "check":
+        next_step("export", run)
+    else:  # what it is worth
+        beside = out.with_name(f"check-{out.name}")
+        next_step("infer", run, input, "--out", beside, "--mode", "check")
     finish_with(done.problems)

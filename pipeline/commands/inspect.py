@@ -4,69 +4,131 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands.screen import SKIPPED, complaints, console, fail, finish_with
+from pipeline.commands import completion
+from pipeline.commands.arguments import MACHINE, OUTPUT, Json, flag
+from pipeline.commands.screen import (
+    SKIPPED,
+    console,
+    fail,
+    finish_with,
+    ids_in,
+    next_step,
+    note,
+    stoppable,
+    told,
+)
 
 
 def inspect(
-    path: Annotated[
-        Path, typer.Argument(help="An H5 file, a tree of them or its archive, or a store.")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="An H5 file, a tree of them, its archive (all parts or one of them), or a store.",
+        ),
     ],
-    ids: Annotated[list[str] | None, typer.Option(help="Only these typhoons; commas.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IDS",
+            help="Only these typhoons: 202107,202110. Default: all.",
+            autocompletion=completion.ids,
+        ),
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A tree by its names, sizes and tables only.")
+        bool, flag("--quick", "Of a tree read names, sizes and tables only: seconds, not minutes.")
     ] = False,
     max_missing: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="As of `cli convert`: flag frames with more. 0.01."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read a tree. Default: as needed.")
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Also write all of it here; - for stdout.")
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Flag frames of which more pixels are missing, as `cli convert` will. 0.01.",
+        ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a page with pictures.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write a page with pictures.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     palette: Annotated[
-        Literal["enhanced", "grey"], typer.Option(help="Colours of cold cloud, or grey alone.")
+        Literal["enhanced", "grey"],
+        typer.Option(
+            metavar="enhanced|grey",
+            help="Colours of cold cloud, or grey alone.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "enhanced",
+    json: Json = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes that read a tree. Default: as needed.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
 ) -> None:
-    """Look at raw files or a store: what is there, what is wrong, what converting would give.
+    """Look at raw files or a store before hours are spent on them.
 
-    Example: cli inspect data/WP --html WP.html
+    Says what is there, what is wrong (gaps, blank, damaged and double frames), and what converting
+    would give: frames, triplets, GiB. Nothing is written but what --json and --html ask for.
+
+    Examples:
+        cli inspect data/WP --quick
+        cli inspect data/WP --html WP.html
+        cli inspect data/WP/image/202107/2021071900-202107-HMW8-1.h5
+        cli inspect data/WP.zarr --ids 202107
     """
-    from pipeline import inspection as stage
+    with stoppable("nothing was written; the same command starts over"):
+        from pipeline import inspection as stage
 
-    chosen = [word for item in ids or () for word in item.replace(",", " ").split()]
-    to_stdout = json == "-"
-    data = Path(json) if json and not to_stdout else None
-    stage.refuse_places(data, html)
-    done = stage.inspect(
-        path,
-        ids=chosen,
-        workers=workers,
-        quick=quick,
-        max_missing=max_missing,
-        pictures=html is not None,
-    )
-    if to_stdout:
-        sys.stdout.write(stage.as_json(done))
-    else:
-        for part in stage.screen(done, console, palette):
-            console.print(part)
-    stage.write(done, data, html, palette)
-    if not to_stdout:
-        for file in filter(None, (data, html)):
-            console.print(f"Written   {file}", markup=False)
-    for note in done.notes:
-        complaints.print("[yellow]Note:[/]", note.replace("[", r"\["))
+        path = one_of(paths)
+        data = Path(json) if json and json != "-" else None
+        stage.refuse_places(data, html)
+        done = stage.inspect(
+            path,
+            ids=ids_in(ids),
+            workers=workers,
+            quick=quick,
+            max_missing=max_missing,
+            pictures=html is not None,
+        )
+        if json == "-":
+            sys.stdout.write(stage.as_json(done))
+        else:
+            for part in stage.screen(done, console, palette):
+                console.print(part)
+        stage.write(done, data, html, palette)
+    for file in filter(None, (data, html)):
+        told("Written", file)
+    for sentence in done.notes:
+        note(sentence)
     if done.refusal:
         fail(done.refusal, 1)
-    if to_stdout and done.problems:
+    if json == "-" and done.problems:
         raise typer.Exit(SKIPPED)
+    next_step(*way_on(path, done.facts))
     finish_with(done.problems)
+
+
+def one_of(paths: list[Path]) -> Path:
+    """Several only where they are the parts of one archive. Raises UserError."""
+    from pipeline.sources import archive
+
+    return paths[0] if len(paths) == 1 else archive.one_source(paths)
+
+
+def way_on(path: Path, facts: dict[str, Any]) -> tuple[object, ...]:
+    if facts["kind"] == "store":
+        return "split", path, "--eval-fraction", "0.1"
+    if facts["kind"] == "tree":
+        return "convert", path, "data/WP.zarr"
+    return "inspect", path.parent

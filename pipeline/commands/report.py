@@ -7,35 +7,60 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.arguments import Device
-from pipeline.commands.screen import console
+from pipeline.commands import completion
+from pipeline.commands.arguments import DATA, OUTPUT, Device, On, Run
+from pipeline.commands.screen import console, next_step, stoppable, told
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder, after `cli evaluate`.")],
-    on: Annotated[Literal["eval", "test"], typer.Option(help="Which tracks.")] = "eval",
-    out: Annotated[
-        Path | None, typer.Option(help="Default: report.html in the run folder.")
-    ] = None,
+    run: Run,
+    on: Annotated[Literal["eval", "test"], On] = "eval",
     frames: Annotated[
         int,
         typer.Option(
             min=1,
+            metavar="N",
             help="Frames to show, beside those of the largest and smallest gain; of a forecast "
             "windows.",
         ),
     ] = 3,
-    store: Annotated[Path | None, typer.Option(help="Default: the one that was scored.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Default: report.html in the run folder, report-test.html with --on test.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="Default: the one that was scored.",
+            autocompletion=completion.stores,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Make one page of a run's scores, curves and pictures; it opens in any browser, offline.
+    """Make one page of a run's scores, curves and pictures.
 
-    Example: cli report runs/first
+    After `cli evaluate`, whose scores it reads. Writes one HTML file that opens in any browser,
+    offline: mail it as it is.
+
+    Examples:
+        cli report runs/first
+        cli report runs/first --on test --frames 6 --out first.html
     """
-    from pipeline import report as stage
-    from pipeline.reporting.words import count
+    from pipeline.progress import working
 
-    done = stage.report(run, on=on, out=out, frames=frames, store_path=store, device=device)
+    with stoppable("no page was written; the same command starts over"):
+        with working("start", in_logs=False):
+            from pipeline import report as stage
+            from pipeline.reporting.words import count
+
+        done = stage.report(run, on=on, out=out, frames=frames, store_path=store, device=device)
     loop = f", and a loop of {done.loop}" if done.loop else ""
     console.print(f"{count(done.stills, done.shown)}{loop}; {done.size / 2**20:.1f} MiB")
-    console.print(f"Report    {done.file}")
+    told("Report", done.file)
+    next_step("infer", run, "INPUT", "--out", "out.nc")

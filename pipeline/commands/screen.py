@@ -1,30 +1,125 @@
-"""What commands say on the screen, and how they end."""
+"""What commands say on the screen, how they are stopped, and how they end."""
 
 from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from pipeline.interrupts import Terminated
+
 MANY = 30  # rows of a table or list on the screen; the manifest has them all
 SKIPPED = 3  # exit code: finished, with inputs left out
+INTERRUPTED, TERMINATED = 130, 143  # exit codes: by Ctrl-C, by SIGTERM
 
+typed: tuple[str, ...] = ()  # the words after `cli`
 console = Console(soft_wrap=True, highlight=False)
 complaints = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def fail(sentence: str, code: int) -> None:
-    complaints.print("[bold red]Error:[/]", sentence.replace("[", r"\["))
+def fail(sentence: str, code: int, word: str = "Error") -> NoReturn:
+    complaints.print(f"[bold red]{word}:[/]", sentence.replace("[", r"\["))
     raise typer.Exit(code)
+
+
+def note(sentence: object) -> None:
+    """What to know beside the result: on standard error, as the stages' own notes are."""
+    from pipeline.progress import say
+
+    say(str(sentence))
+
+
+def told(word: str, value: object) -> None:
+    """A line of the result: what it is, and where."""
+    console.print(f"{word:<9} {value}", markup=False)
+
+
+def next_step(*words: object) -> None:
+    """The last line of a command: what to type next, ready to be copied."""
+    told("Next", command(*words))
+
+
+def for_good() -> None:
+    """The end of a dry run: what to type to have it done."""
+    console.print("Nothing was written")
+    words = list(typed)
+    for option in ("--json", "--memory"):  # with their values: of a dry run alone
+        while option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    next_step(
+        *(word for word in words if not word.startswith(("--dry-run", "--json=", "--memory=")))
+    )
+
+
+def command(*words: object) -> str:
+    """`cli` and these words, as a shell takes them. Words in capitals are to be replaced."""
+    return " ".join(["cli", *(shlex.quote(str(word)) for word in words)])
+
+
+@contextmanager
+def stoppable(way_on: str | Callable[[], str]) -> Iterator[None]:
+    """Stopped inside, by Ctrl-C or SIGTERM, the command ends with what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stopped(stop, way_on if isinstance(way_on, str) else way_on())
+
+
+def stopped(stop: KeyboardInterrupt, way_on: str) -> NoReturn:
+    fail(way_on, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED, "Stopped")
 
 
 def finish_with(problems: list[str]) -> None:
     """Name the inputs that were left out; exit 3 when there are any."""
     for problem in problems[:MANY]:
-        console.print("[yellow]Left out:[/]", problem.replace("[", r"\["))
+        console.print("[bold]Left out:[/]", problem.replace("[", r"\["))
     if len(problems) > MANY:
         console.print(f"... and {len(problems) - MANY} more")
     if problems:
         raise typer.Exit(SKIPPED)
+
+
+def write_json(file: str | None, keys: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """What --json asks for: into that file, or on standard output, where nothing else is then.
+
+    keys: what each of the facts means, for docs/commands.
+    """
+    assert keys.keys() == facts.keys()
+    if file is None:
+        return
+    import sys
+
+    from pipeline import atomic
+
+    plain = as_plain(facts)
+    if file == "-":
+        sys.stdout.write(atomic.json_text(plain))
+    else:
+        atomic.write_json(Path(file), plain)
+        told("JSON", file)
+
+
+def as_plain(value: Any) -> Any:
+    """As JSON knows it: paths are text, tuples lists, and what is not finite is null."""
+    import math
+
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(each) for each in value]
+    if isinstance(value, float):  # of numpy, too
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def ids_in(words: list[str] | None) -> list[str]:
+    """The ids of an option that takes commas and may be repeated."""
+    return [word for item in words or () for word in item.replace(",", " ").split()]
 
 
 def listed(ids: list[str]) -> str:

@@ -2,65 +2,127 @@
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from pipeline.commands.arguments import ManifestDir
-from pipeline.commands.screen import console, listed
+from pipeline.commands import completion
+from pipeline.commands.arguments import OUTPUT, Json, ManifestDir, Store, flag
+from pipeline.commands.screen import (
+    console,
+    for_good,
+    listed,
+    next_step,
+    note,
+    stoppable,
+    told,
+    write_json,
+)
+
+AT_RANDOM = "By share"
+FRACTION = "Instead of --eval-ids: this share of the typhoons, 0 to 1, drawn at random."
+KEYS = {
+    "file": "the split that was written; null with --dry-run",
+    "version": "of the form",
+    "store": "the store's name",
+    "title": "of the data, and below its licence and whom to name",
+    "license": "",
+    "attribution": "",
+    "references": "",
+    "acknowledgement": "",
+    "manifest_hash": "the conversion that is divided",
+    "selected_by": "how the tracks were chosen",
+    "train": "ids",
+    "eval": "ids",
+    "test": "ids",
+    "triplets": "number by part",
+    "statistics": "of the training tracks, by channel: count, mean, std, min, max",
+}
+LAST = "Instead: the latest tracks, with this share of the frames, 0 to 1."
 
 
 def split(
-    path: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
+    path: Store = Path("data/WP.zarr"),
     eval_ids: Annotated[
         list[str] | None,
-        typer.Option(help="Typhoons to set aside: 202107,202110, seasons 2015-2018, or @file."),
+        typer.Option(
+            metavar="IDS",
+            help="Typhoons to hold out: 202107,202110, seasons 2015-2018, or @file.",
+            autocompletion=completion.ids,
+        ),
     ] = None,
     test_ids: Annotated[
-        list[str] | None, typer.Option(help="Typhoons for the final test; as --eval-ids.")
+        list[str] | None,
+        typer.Option(
+            metavar="IDS",
+            help="Typhoons for the final test, as --eval-ids. Default: none.",
+            autocompletion=completion.ids,
+        ),
     ] = None,
-    eval_fraction: Annotated[
-        float | None, typer.Option(help="Instead of ids: this share of the typhoons, at random.")
-    ] = None,
-    eval_last: Annotated[
-        float | None, typer.Option(help="Instead: the latest tracks, with this share of frames.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
     preset: Annotated[
         Literal["ss-l2", "neurips23"] | None,
         typer.Option(
+            metavar="ss-l2|neurips23",
             help="As published. ss-l2: the last two seasons are the test; eval as asked, or the "
-            "season before. neurips23: train before 2005, eval to 2014, test from 2015 on."
+            "season before. neurips23: train before 2005, eval to 2014, test from 2015 on.",
         ),
     ] = None,
+    dry_run: Annotated[bool, flag("--dry-run", "Only show the split; nothing is written.")] = False,
+    eval_fraction: Annotated[
+        float | None, typer.Option(metavar="SHARE", help=FRACTION, rich_help_panel=AT_RANDOM)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of that draw.", rich_help_panel=AT_RANDOM)
+    ] = 0,
+    eval_last: Annotated[
+        float | None, typer.Option(metavar="SHARE", help=LAST, rich_help_panel=AT_RANDOM)
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The split to write. Default: data_manifest/STORE.split.json.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     manifest_dir: ManifestDir = Path("data_manifest"),
+    json: Json = None,
 ) -> None:
-    """Set whole typhoons aside, and add up the statistics of the training ones.
+    """Hold whole typhoons out: a training, an eval and a test part.
 
-    Example: cli split data/WP.zarr --eval-ids 202107,2018-2019
+    Reads a store (or a raw tree), writes one small JSON file with the ids of each part and the
+    training part's statistics: nothing that is scored was trained on, and nothing is scaled by it.
 
-    Example: cli split data/WP.zarr --preset neurips23
+    Examples:
+        cli split data/WP.zarr --eval-ids 2015-2018 --test-ids 2019-2022
+        cli split data/WP.zarr --preset neurips23
+        cli split data/WP.zarr --eval-fraction 0.1 --dry-run
+        cli split data/rain.zarr --eval-last 0.2
     """
-    from pipeline import manifest
-    from pipeline import split as stage
+    from pipeline.progress import working
 
-    file = out or manifest.split_file(manifest_dir, path)
-    replaced = file.exists()
-    made = stage.split(
-        path,
-        file,
-        eval_ids=eval_ids or (),
-        test_ids=test_ids or (),
-        eval_fraction=eval_fraction,
-        eval_last=eval_last,
-        seed=seed,
-        preset=preset,
-    )
+    with stoppable("nothing was written; the same command starts over"):
+        with working("start", in_logs=False):
+            from pipeline import manifest
+            from pipeline import split as stage
+
+        file = out or manifest.split_file(manifest_dir, path)
+        replaced = file.exists()
+        made = stage.split(
+            path,
+            file,
+            eval_ids=eval_ids or (),
+            test_ids=test_ids or (),
+            eval_fraction=eval_fraction,
+            eval_last=eval_last,
+            seed=seed,
+            preset=preset,
+            dry_run=dry_run,
+        )
+    write_json(json, KEYS, {"file": None if dry_run else file, **made.model_dump()})
     table = Table("part", "tracks", "triplets", "ids", title=str(file))
     for part in manifest.PARTS:
         ids = getattr(made, part)
@@ -68,9 +130,24 @@ def split(
     console.print(table)
     if preset:  # what of it whole tracks cannot honour
         console.print(f"Chosen by {made.selected_by}", markup=False)
-    if replaced:
-        console.print("Note: this replaces the split that was there")
-    if not made.triplets["train"]:
-        console.print("[yellow]Warning:[/] the training tracks hold no triplet: nothing to train")
     for mean, std in zip(made.statistics.mean, made.statistics.std, strict=True):
         console.print(f"Training tracks: mean {mean:.2f}, standard deviation {std:.2f}")
+    if replaced:
+        note(f"{file}: the split that was there {'would be' if dry_run else 'was'} replaced")
+    if not made.triplets["train"]:
+        note("the training tracks hold no triplet: nothing to train")
+    if dry_run:
+        for_good()
+        return
+    told("Split", file)
+    usual = file == manifest.split_file(manifest.FOLDER, path)
+    next_step("train", config_for(path), "--store", path, *(() if usual else ("--split", file)))
+
+
+def config_for(path: Path) -> str:
+    """The settings that suit a store by its first channel's units; of a raw tree typhoons'."""
+    root = path / "zarr.json"
+    if not root.is_file():
+        return "tempogan"
+    units = loads(root.read_bytes())["attributes"]["channels"][0]["units"]
+    return {"K": "tempogan", "mm": "srgan_precipitation"}.get(units, "CONFIG")

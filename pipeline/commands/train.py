@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,52 +12,130 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.screen import complaints, console
+from pipeline import shipped
+from pipeline.commands import completion
+from pipeline.commands.arguments import MACHINE, Json, Set, flag
+from pipeline.commands.screen import (
+    console,
+    for_good,
+    next_step,
+    note,
+    stoppable,
+    stopped,
+    told,
+    write_json,
+)
 from pipeline.errors import UsageError
+
+AHEAD = "Before training"
+KEYS = {
+    "model": "its name",
+    "parameters": "number by player (network with an optimizer)",
+    "train_windows": "windows of the training tracks",
+    "windows_per_epoch": "shown, crops counted",
+    "eval_windows": "windows of the validation",
+    "epochs": "of the training",
+    "steps_per_epoch": "of all players",
+    "steps": "of all epochs",
+    "macs_per_answer": "multiplications and additions for the answer to one window",
+    "macs_per_step": "and for all that a training step does with one window",
+    "bytes_needed": "of a GPU's memory",
+    "bytes_of_gpu": "the memory asked for or found; null: none",
+    "fits": "which batch and patch fit into that; null: none was asked for",
+    "timed": "steps that were timed here: device, steps, windows, seconds of a whole step, waiting "
+    "for data, reserved bytes; null: too little memory",
+}
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(help="Settings, YAML or JSON.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Default: data/WP.zarr.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="Settings, YAML or JSON: a file, or one of eddy's own by name (`cli settings "
+            "list`). Default: TempoGAN as published.",
+            autocompletion=completion.configs,
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE",
+            help="What `cli convert` wrote. Default: the settings' own, data/WP.zarr.",
+            autocompletion=completion.stores,
+        ),
+    ] = None,
     split: Annotated[
-        Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What `cli split` wrote. Default: data_manifest/STORE.split.json."
+        ),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL-TIME.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run folder to make. Default: runs/MODEL-TIME.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+        bool, flag("--resume", "Go on from the last checkpoint of --run, bit for bit.")
     ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE over the file, as in training.batch_size=8."),
-    ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print all settings and stop.")] = False,
-    devices: Annotated[
-        int | None, typer.Option(min=1, help="Short for --set training.devices=N.")
-    ] = None,
+    set_: Set = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what it would take: steps, memory, time."),
+        bool, flag("--dry-run", "Only say what it would take: steps, memory, time.", AHEAD)
     ] = False,
     memory: Annotated[
         str | None,
-        typer.Option(help="With --dry-run: of a GPU, as 12GB; propose what fits into that."),
+        typer.Option(
+            metavar="SIZE",
+            help="With --dry-run: of a GPU, as 12GB; propose the batch and patch that fit.",
+            rich_help_panel=AHEAD,
+        ),
     ] = None,
+    show: Annotated[bool, flag("--show", "Print all settings and stop.", AHEAD)] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="GPUs that share each batch; short for --set training.devices=N.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    json: Json = None,
 ) -> None:
-    """Train a model into a run folder; --show lists every setting and its value.
+    """Train a model into a run folder, or say what that would take.
 
-    SIGTERM or Ctrl-C saves and stops; --resume goes on.
+    Reads a store and its split; writes settings.yaml, metrics.jsonl, tensorboard/, samples/ and
+    checkpoints/ into the run folder. Ctrl-C or SIGTERM saves and stops; --resume goes on.
+    `cli settings show` lists every setting with its meaning. --json is for --dry-run: metrics.jsonl
+    has what a training came to.
 
-    Example: cli train configs/tempogan.yaml --store data/WP.zarr --run runs/first
-
-    Example: cli train configs/tempogan.yaml --dry-run --memory 12GB
+    Examples:
+        cli train tempogan --store data/WP.zarr --dry-run --memory 12GB
+        cli train tempogan --store data/WP.zarr --run runs/first
+        cli train --run runs/first --resume
+        cli train my.yaml --set training.batch_size=4 --set training.lr=1e-4
+        Some minutes of training without a GPU:
+        cli train tempogan_cpu --run runs/small
     """
+    from pipeline.progress import working
+
     if memory and not dry_run:
         raise UsageError("--memory: what fits into so much is for a --dry-run to find out")
-    if config and not config.is_file():  # said before torch is imported, which takes seconds
-        raise UsageError(f"{config}: no such settings file")
-    from pipeline import settings as run_settings
-    from pipeline import train as stage
-    from pipeline.reporting.words import count
+    if json and not dry_run:
+        raise UsageError("--json: is for --dry-run; a training's numbers are in metrics.jsonl")
+    if config:
+        shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
+    with (
+        working("start", in_logs=False),
+        stoppable("nothing was begun; the same command starts over"),
+    ):
+        from pipeline import settings as run_settings
+        from pipeline import train as stage
+        from pipeline.reporting.words import count
 
     base = None
     if resume:
@@ -66,16 +145,21 @@ def train(
     more = [*(set_ or ()), *([f"training.devices={devices}"] if devices else [])]
     settings, notes = run_settings.load(config, more, base)
     settings = run_settings.located(settings, store, split)
-    for note in notes:
-        complaints.print(f"Note: {note}")
+    for sentence in notes:
+        note(sentence)
     if show:
-        console.print(run_settings.text(settings), end="")
+        console.print(run_settings.text(settings), end="", markup=False)
         return
     if dry_run:
-        rehearsed(settings, memory)
+        with stoppable("nothing was written; the same command starts over"):
+            rehearsed(settings, memory, json)
+        for_good()
         return
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    done = stage.train(settings, run, resume=resume)
+    try:
+        done = stage.train(settings, run, resume=resume)
+    except KeyboardInterrupt as stop:  # before its first step, or a second time
+        stopped(stop, way_on(run))
     if not done.first:
         return
     at = done.position
@@ -88,15 +172,46 @@ def train(
             else ""
         )
     )
-    console.print(f"Run       {run}\nNext      cli evaluate {run}")
+    told("Run", run)
+    if done.stopped.startswith("told to stop"):
+        next_step("train", "--run", run, "--resume")
+    else:
+        next_step("evaluate", run)
 
 
-def rehearsed(settings: Any, memory: str | None) -> None:
+def way_on(run: Path) -> str:
+    if (run / "checkpoints" / "last.ckpt").is_file():
+        return f"the last checkpoint is kept; go on with: cli train --run {run} --resume"
+    return "nothing was saved yet; the same command starts over"
+
+
+def rehearsed(settings: Any, memory: str | None, json: str | None) -> None:
     from pipeline import budget
     from pipeline import rehearse as stage
 
     done = stage.rehearse(settings, budget.bytes_of(memory) if memory else None)
+    pace = None if done.pace is None else asdict(done.pace)
+    write_json(
+        json,
+        KEYS,
+        {
+            "model": settings.model_name,
+            "parameters": done.parameters,
+            "train_windows": done.train_windows,
+            "windows_per_epoch": done.samples,
+            "eval_windows": done.eval_windows,
+            "epochs": settings.training.epochs,
+            "steps_per_epoch": done.steps_per_epoch,
+            "steps": done.total_steps,
+            "macs_per_answer": done.forward_macs,
+            "macs_per_step": done.step_macs,
+            "bytes_needed": done.present.needs,
+            "bytes_of_gpu": done.memory,
+            "fits": done.fits() if done.memory else None,
+            "timed": pace,
+        },
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for word, told in done.rows():
-        table.add_row(Text(word), Text(told, overflow="fold"))
+    for word, sentence in done.rows():
+        table.add_row(Text(word), Text(sentence, overflow="fold"))
     console.print(table)

@@ -7,56 +7,93 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.screen import complaints, console
+from pipeline import shipped
+from pipeline.commands import completion
+from pipeline.commands.arguments import Set, flag
+from pipeline.commands.screen import console, for_good, next_step, note, stoppable, told
 from pipeline.commands.tables import method_table
 
 
 def upstream(
     config: Annotated[
-        Path, typer.Argument(help="Settings of a training, and a section upstream; YAML or JSON.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="Settings of a training, and a section upstream; YAML or JSON, or one of eddy's "
+            "own by name.",
+            autocompletion=completion.configs,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("upstream"),
-    store: Annotated[Path | None, typer.Option(help="Default: the settings' own.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STORE", help="Default: the settings' own.", autocompletion=completion.stores
+        ),
+    ] = None,
     split: Annotated[
-        Path | None, typer.Option(help="Default: data_manifest/STORE.split.json.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Default: data_manifest/STORE.split.json."),
     ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path("upstream"),
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trainings of each arm, instead of the settings'.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Trainings of each arm. Default: the settings'."),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE over the file, as in upstream.min_reached=0.5."),
-    ] = None,
+    set_: Set = None,
+    dry_run: Annotated[
+        bool, flag("--dry-run", "Only say what would be trained; nothing is written.")
+    ] = False,
 ) -> None:
-    """Does what lies upstream of a region help to forecast it? With controls, seeds, intervals.
+    """Does what lies upstream of a region help to forecast it?
 
-    Stopped, the same command goes on.
+    Trains the same model with the region alone, with what lies upstream, and with controls, by
+    several seeds, and judges all on the same windows, with intervals. Writes runs, tables,
+    upstream.json and a page. Stopped, the same command goes on.
 
-    Example: cli upstream configs/upstream.yaml --store data/rain.zarr --out upstream
+    Examples:
+        cli upstream upstream --store data/rain.zarr --dry-run
+        cli upstream upstream --store data/rain.zarr --out upstream
+        More seeds, added to those that are done:
+        cli upstream upstream --store data/rain.zarr --out upstream --seeds 10
     """
-    from pipeline import settings as run_settings
-    from pipeline import train as training
-    from pipeline import upstream as stage
-    from pipeline.experiment import plan
-    from pipeline.reporting.words import after
+    from pipeline.progress import working
+
+    shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
+    with (
+        working("start", in_logs=False),
+        stoppable("nothing was begun; the same command starts over"),
+    ):
+        from pipeline import settings as run_settings
+        from pipeline import train as training
+        from pipeline import upstream as stage
+        from pipeline.experiment import plan
+        from pipeline.reporting.words import after
 
     more = [*(set_ or ()), *([f"upstream.seeds={seeds}"] if seeds else [])]
     settings, asked, notes = plan.load(config, more)
     settings = run_settings.located(settings, store, split)
-    for note in notes:
-        complaints.print(f"Note: {note}")
+    for sentence in notes:
+        note(sentence)
 
     def say(line: str) -> None:
         console.print(line, markup=False)
 
-    done = stage.upstream(settings, asked, out, train=training.train, say=say)
+    if dry_run:
+        for line in stage.rehearsed(settings, asked, out):
+            say(line)
+        for_good()
+        return
+    with stoppable(f"what was trained is kept in {out}; the same command goes on"):
+        done = stage.upstream(settings, asked, out, train=training.train, say=say)
     found = done.findings
     units = {name: found.units if name == "rmse" else "1" for name in found.scores["upstream"]}
     console.print(method_table(found.scores, units))
     for each in found.deciding:
         gain = "{:.3f}{} [{:.3f}, {:.3f}]".format(each.gain[0], after(found.units), *each.gain[1:])
         console.print(f"{each.other} minus upstream: RMSE {gain}", markup=False)
-    for note in (str(done.sees), *found.notes()):
-        console.print("[yellow]Note:[/]", note.replace("[", r"\["))
+    for sentence in (str(done.sees), *found.notes()):
+        note(sentence)
     console.print(f"\n{found.verdict()}\n", markup=False)
-    console.print(f"Page      {done.page}\nAll       {done.file}")
+    told("Page", done.page)
+    told("All", done.file)
+    next_step("upstream", config, "--out", out, "--seeds", asked.seeds + 2)

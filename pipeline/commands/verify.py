@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.screen import console, fail
+from pipeline.commands.arguments import MACHINE, Json, Store
+from pipeline.commands.screen import (
+    console,
+    fail,
+    next_step,
+    note,
+    stoppable,
+    write_json,
+)
+
+KEYS = {
+    "store": "the store",
+    "sound": "whether nothing is wrong",
+    "tracks": "number of tracks",
+    "frames": "number of frames",
+    "bytes": "of the store that were read",
+    "seconds": "that took",
+    "source": "what it was compared with; null: nothing",
+    "frames_equal_to_source": "frames that equal their files bit for bit; null: not compared",
+    "faults": "of each where, what and way_out",
+    "notes": "sentences",
+}
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="STORE")] = Path("data/WP.zarr"),
+    path: Store = Path("data/WP.zarr"),
     source: Annotated[
         Path | None,
         typer.Option(
-            help="The raw tree or archive too: read every frame again and compare, bit for bit."
+            metavar="PATH",
+            help="The raw tree or archive too: read every frame again and compare, bit for bit.",
         ),
     ] = None,
+    json: Json = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: one per core.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes. Default: one per core.",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
 ) -> None:
-    """Look for damage: read every byte of a store, and say what is not as it was written.
+    """Find damage: read every byte of a store, and of its source too.
 
-    Example: cli verify data/WP.zarr --source data/WP
+    A changed byte is named by typhoon and hour, with the way out. Nothing is written. Exit code 1
+    where there is damage.
+
+    Examples:
+        cli verify data/WP.zarr
+        cli verify data/WP.zarr --source data/WP
     """
-    from pipeline import verify as stage
+    with stoppable("nothing is ever written; the same command starts over"):
+        from pipeline import verify as stage
 
-    done = stage.verify(path, source=source, workers=workers)
+        done = stage.verify(path, source=source, workers=workers)
+    write_json(
+        json,
+        KEYS,
+        {
+            "store": path,
+            "sound": not done.faults,
+            "tracks": done.tracks,
+            "frames": done.frames,
+            "bytes": done.bytes,
+            "seconds": done.seconds,
+            "source": source,
+            "frames_equal_to_source": done.equal,
+            "faults": [asdict(fault) for fault in done.faults],
+            "notes": getattr(done, "notes", []),
+        },
+    )
     for fault in done.faults:
         line = f"{fault.where}: {fault.what}".replace("[", r"\[")
         console.print(f"[red]Fault:[/] {line}")
     ways_out = dict.fromkeys(fault.way_out for fault in done.faults)
     for way_out in ways_out:
-        console.print(f"[yellow]Way out:[/] {way_out}")
+        console.print("[bold]Way out:[/]", way_out.replace("[", r"\["))
     gib = done.bytes / 2**30
     console.print(
         f"{done.tracks} tracks, {done.frames} frames, {gib:.2f} GiB read"
@@ -42,6 +94,9 @@ def verify(
     )
     if done.equal is not None:
         console.print(f"{done.equal} of {done.frames} frames equal their files, bit for bit")
+    for sentence in getattr(done, "notes", []):
+        note(sentence)
     if done.faults:
         fail(f"{path}: {len(done.faults)} faults, listed above", 1)
     console.print("Every byte is as it was written")
+    next_step("split", path, "--eval-fraction", "0.1")

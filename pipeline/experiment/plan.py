@@ -34,22 +34,27 @@ ALONE, UPSTREAM = "alone", "upstream"
 WINDOWS_PER_BLOCK = 3  # windows that share a frame resemble one another, and so do their neighbours
 
 
-class UpstreamSettings(BaseModel, frozen=True, extra="forbid"):
+class UpstreamSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """What is compared with what. Boxes: west, east, south, north; centres of cells, degrees."""
 
-    region: Box  # region 1, whose rain is forecast and scored
-    upstream: Box  # region 2, its western or eastern neighbour, of the same rows
-    seeds: PositiveInt = 5  # trainings of each arm; number i has the same seed in all arms
-    # other_date: region 2 as it was at another time; mean: nothing but its mean; downstream: as
-    # many columns on the other side of region 1
+    region: Box
+    """Region 1, whose rain is forecast and scored: west, east, south, north, degrees."""
+    upstream: Box
+    """Region 2, its western or eastern neighbour, of the same rows: west, east, south, north."""
+    seeds: PositiveInt = 5
+    """Trainings of each arm; number i has the same seed in all arms."""
     controls: tuple[Control, ...] = ("other_date", "mean", "downstream")
-    part: Literal["eval", "test"] = "eval"  # of the split, whose tracks are judged
-    resamples: Annotated[int, Field(ge=100)] = 1000  # draws of dates and seeds
-    # Dates are drawn in blocks of that length; it must exceed the time over which weather
-    # resembles itself. null: three windows of past and future
+    """Arms beside the two experiments, each as many trainings more. other_date: region 2 as it was
+    at another time; mean: nothing but its mean; downstream: as many columns on the other side."""
+    part: Literal["eval", "test"] = "eval"
+    """Whose tracks of the split are judged."""
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    """Draws of dates and of seeds behind each interval."""
     block_hours: PositiveFloat | None = None
-    # The share of region 1's columns that something in region 2 must be able to reach
+    """Dates are drawn in blocks of that many hours, which must exceed the time over which weather
+    resembles itself; null: three windows of past and future."""
     min_reached: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of region 1's columns that something in region 2 must be able to reach."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline import pages
 from pipeline.answers import MODEL
 from pipeline.exporting.judged import table, worth
 from pipeline.exporting.limits import limits
@@ -33,17 +33,10 @@ FIELDS = ("rmse", "mae", "bias", "psnr", "ssim")  # of the front matter
 
 def render(m: Material) -> str:
     """The card, Markdown with the Hugging Face Hub's front matter; the same material, same text."""
-    environment = Environment(
-        loader=PackageLoader("pipeline"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, no page
-    )
+    environment = pages.environment(escaped=False)
     environment.filters["cell"] = cell
     text = environment.get_template("model_card.md").render(**context(m))
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return re.sub(r"\n{3,}", "\n\n", text) + "\n"
 
 
 def cell(text: Any) -> str:

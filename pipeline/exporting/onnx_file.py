@@ -91,7 +91,7 @@ def write(
             scaling.kept.cache_clear()  # of what has no values while a network is traced
     made = program.model.opset_imports[""]
     if opset is not None and made != opset:
-        raise UserError(f"opset {opset}: could only be written as opset {made}")
+        raise UserError(f"opset {opset}: could only be written as opset {made}; take that")
     told = shapes.names(network)
     renamed(program, told[1])
     program.model.metadata_props.update(metadata(about))

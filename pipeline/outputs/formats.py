@@ -85,12 +85,19 @@ def refuse_place(form: Format, out: Path, movies: Iterable[Path] = ()) -> None:
     if not form.folder:
         atomic.refuse_place(out)
     elif out.is_file():
-        raise UserError(f"{out}: is a file; expected the name of a folder to write")
+        raise UserError(
+            f"{out}: is a file; expected the name of a folder to write; choose another --out"
+        )
     if beside(out).is_file():
-        raise UserError(f"{beside(out)}: is a file; the pictures need a folder there")
+        raise UserError(
+            f"{beside(out)}: is a file, and the pictures need a folder there; choose another --out"
+        )
     for movie in movies:
         if movie.is_dir():
-            raise UserError(f"{movie}: is a folder; the animation needs that name")
+            raise UserError(
+                f"{movie}: is a folder, and the animation needs that name; choose another --out, "
+                "or --no-animation"
+            )
     atomic.refuse_unwritable(out)
 
 

@@ -117,7 +117,7 @@ def refuse_unfit(footage: Footage, unit: str) -> None:
     try:
         import rasterio  # noqa: F401  # an extra
     except ImportError:
-        raise UserError("GeoTIFF needs rasterio: pip install eddy[geotiff]") from None
+        raise UserError("GeoTIFF needs rasterio: pip install 'eddy[geotiff]'") from None
     if unit == "deg":
         return
     told = ": a GeoTIFF would lie nowhere; take --format netcdf or zarr"

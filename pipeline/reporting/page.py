@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline import pages
 from pipeline.reporting.material import Material
 from pipeline.reporting.panels import film, frames_of
 from pipeline.reporting.plots import curves, over_leads, over_time, training
@@ -32,9 +32,7 @@ OF_THE_DATA = (  # attributes of a store
 
 def render(material: Material) -> str:
     """The page; the same material gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("pipeline"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = pages.environment(trimmed=False)
     source = environment.loader
     assert source is not None
     css, script = (

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO, Any, NoReturn, cast
 
-from pipeline.errors import UserError
+from pipeline.errors import UsageError, UserError
 from pipeline.progress import progress, say
 from pipeline.sources import FrameError, RawFrame, RawTrack
 
@@ -83,6 +83,33 @@ def names_at(path: Path) -> list[Path]:
     if any(e.name.lower().endswith(RAW) or (e.is_dir() and e.name != "metadata") for e in inside):
         return []
     return sorted(entry for entry in inside if NAME.fullmatch(entry.name))
+
+
+def one_source(paths: Sequence[Path]) -> Path:
+    """The source that is meant where a shell has made many words of an unquoted WP.tar.gz*.
+
+    The first part of an archive, where all are parts of it; one path alone as it is. Raises
+    UsageError for anything else.
+    """
+    paths = list(dict.fromkeys(paths))
+    if not paths:
+        raise UsageError("no source: give a folder, a file, or the first part of an archive")
+    if len(paths) == 1:
+        return paths[0]
+    found = [(path, NAME.fullmatch(path.name)) for path in paths]
+    parts = sorted((number(m["part"]), path) for path, m in found if m and m["part"])
+    archives = {path.absolute().parent / m["stem"]: path for path, m in found if m}
+    if strange := [path for path, match in found if not match]:
+        told = f"{strange[0]} is no part of an archive"
+    elif len(archives) > 1:
+        told = "{} and {} are of two archives".format(*list(archives.values())[:2])
+    elif len(parts) < len(paths):
+        whole = next(path for path, match in found if match and not match["part"])
+        told = f"{whole} is whole, and others are parts"
+    else:
+        return parts[0][1]
+    first = f", and of an archive in parts the first alone: {parts[0][1]}" if parts else ""
+    raise UsageError(f"{len(paths)} sources, but {told}; give one of them{first}")
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -166,7 +193,7 @@ class Parts(io.RawIOBase):
             file.seek(inside)
             count = file.readinto(view[done:])  # type: ignore[attr-defined]
             if not count:
-                raise UserError(f"{self.parts[i]}: is shorter than a moment ago")
+                raise UserError(f"{self.parts[i]}: is shorter than a moment ago; run this again")
             done, self.at = done + count, self.at + count
         return done
 

@@ -152,7 +152,7 @@ def numbers(option: str, words: str) -> tuple[float, ...]:
     if not found or not all(map(math.isfinite, found)):
         raise UsageError(f"{option} {words}: expected numbers with commas between them")
     if len(set(found)) < len(found):
-        raise UsageError(f"{option} {words}: names one of them twice")
+        raise UsageError(f"{option} {words}: names one of them twice; give each once")
     return found
 
 

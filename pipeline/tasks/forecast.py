@@ -24,19 +24,26 @@ Box = tuple[float, float, float, float]  # west, east, south, north; degrees, or
 Outside = Literal["seen", "mean", "other_date"]
 
 
-class ForecastSettings(BaseModel, frozen=True, extra="forbid"):
+class ForecastSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """How frames become x and y."""
 
-    past: PositiveInt = 12  # frames in
-    future: PositiveInt = 12  # frames out
-    inputs: tuple[str, ...] = ()  # channels in; none named: all of the store
-    targets: tuple[str, ...] = ()  # channels out, each of them also an input; none named: all
-    coarsen: PositiveInt = 1  # the side of the blocks whose means are forecast, pixels
-    area: Box | None = None  # west, east, south, north of what is used of the frames; null: all
-    region: Box | None = None  # of what is forecast and scored of the area; null: all
-    # What the model sees of the area outside the region. mean: only the training tracks' mean, and
-    # other_date: what was there on another date; both leave it nothing to learn from there.
+    past: PositiveInt = 12
+    """Frames in, at the store's own time step."""
+    future: PositiveInt = 12
+    """Frames out; farther ahead a model goes on from its own (cli evaluate --steps)."""
+    inputs: tuple[str, ...] = ()
+    """Channels in, by name; none named: all of the store."""
+    targets: tuple[str, ...] = ()
+    """Channels out, each of them also an input; none named: all."""
+    coarsen: PositiveInt = 1
+    """The side of the blocks whose means are forecast, pixels; 1: the frames as they are."""
+    area: Box | None = None
+    """West, east, south, north of what is used of the frames, degrees or km; null: all."""
+    region: Box | None = None
+    """And of what is forecast and scored of the area; null: all of it."""
     outside: Outside = "seen"
+    """What the model sees of the area outside the region. mean: only the training tracks' mean;
+    other_date: what was there on another date. Both leave it nothing to learn from there."""
 
     @property
     def located(self) -> bool:

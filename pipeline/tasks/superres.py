@@ -25,17 +25,21 @@ INTERPOLATED = (
 )
 
 
-class SuperResolutionSettings(BaseModel, frozen=True, extra="forbid"):
+class SuperResolutionSettings(
+    BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True
+):
     """How frames become x and y."""
 
-    factor: PositiveInt = 4  # how many times finer y is than x
-    coarsening: Coarsening = "area"  # area: the mean of each block, what a coarser sensor sees
-    # native: x is made of the frames, by coarsening. interpolated: the frames are x, and y is made
-    # of them; the specification's own experiment on rain, which cannot teach any detail.
+    factor: PositiveInt = 4
+    """How many times finer y is than x; it must divide the sides of a frame and of a patch."""
+    coarsening: Coarsening = "area"
+    """How x is made of the frames. area: the mean of each block, what a coarser sensor sees."""
     truth: Truth = "native"
-    # Make the block means of the model's answer what x says, in physical units. additive: the
-    # nearest such field (of rain, without negative values); multiplicative: by a factor per block.
+    """native: x is made of the frames, by coarsening. interpolated: the frames are x, and y is made
+    of them; the specification's own experiment on rain, which cannot teach any detail."""
     conserve_mass: Conservation = "none"
+    """Make the block means of the answer what x says, in physical units. additive: the nearest such
+    field (of rain, without negative values); multiplicative: by a factor per block."""
 
     @model_validator(mode="after")
     def _x_is_a_block_mean(self) -> SuperResolutionSettings:

@@ -1,0 +1,209 @@
+"""`cli settings`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import shipped
+from pipeline.commands import completion, help
+from pipeline.commands.arguments import Json, Set, flag
+from pipeline.commands.screen import (
+    complaints,
+    console,
+    next_step,
+    note,
+    told,
+    write_json,
+)
+from pipeline.errors import UsageError
+
+KEYS = {
+    "settings": "all, by section",
+    "changed": "those that differ from their defaults: by key value and default",
+    "notes": "sentences",
+}
+
+app = typer.Typer(
+    cls=help.Group,
+    no_args_is_help=True,
+    help="""Look at settings, check a file of them, list eddy's own.
+
+    A settings file is YAML or JSON with the sections model, task, data, scaling and training; what
+    it leaves out has its default. A run keeps all of its settings in settings.yaml.
+
+    Examples:
+        cli settings list
+        cli settings show tempogan
+        cli settings check my.yaml
+    """,
+)
+
+
+@app.command("list", cls=help.Command)
+def list_(json: Json = None) -> None:
+    """List the settings files that come with eddy, by name.
+
+    A name is enough for `cli train`, `cli upstream` and `cli settings show`.
+
+    Examples:
+        cli settings list
+    """
+    names = shipped.names()
+    write_json(json, names, names)  # by name, what each is
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    for name, sentence in names.items():
+        table.add_row(Text(name, style="bold"), Text(sentence))
+    console.print(table, soft_wrap=False)
+    next_step("settings", "show", next(name for name in names if name.startswith("tempogan")))
+
+
+@app.command(cls=help.Command)
+def show(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A settings file, or one of eddy's own by name. Default: a model's defaults.",
+            autocompletion=completion.configs,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="KEY",
+            help="This setting, as training.lr, or section alone; may be repeated.",
+            autocompletion=completion.keys,
+        ),
+    ] = None,
+    changed: Annotated[
+        bool, flag("--changed", "Only what differs from its default, beside that.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of this model; short for --set model.name=NAME.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    set_: Set = None,
+    json: Json = None,
+) -> None:
+    """Show every setting with its value and meaning, as YAML to use.
+
+    Examples:
+        cli settings show tempogan
+        cli settings show --model simvp > my.yaml
+        cli settings show st_rainnet --changed
+        cli settings show --only training.lr --only data
+    """
+    if config:
+        shipped.find(config)
+    from pipeline.progress import working
+
+    with working("start", in_logs=False):
+        from pipeline import settings as run_settings
+
+    more = [*([f"model.name={model}"] if model else []), *(set_ or ())]
+    if config:
+        checked = run_settings.check(config, more)
+        settings, notes = checked.settings, checked.notes
+    else:
+        settings, notes = run_settings.load(None, more)
+    differing = run_settings.changed(settings)
+    write_json(
+        json,
+        KEYS,
+        {
+            "settings": settings.model_dump(mode="json"),
+            "changed": {key: {"value": v, "default": d} for key, (v, d) in differing.items()},
+            "notes": notes,
+        },
+    )
+    for sentence in notes:
+        note(sentence)
+    if not changed:
+        console.print(run_settings.explained(settings, only or None), end="", markup=False)
+        return
+    table = Table("setting", "value", "default", box=None, padding=(0, 2, 0, 0))
+    for key, values in differing.items():
+        table.add_row(Text(key), *(Text(str(value), overflow="fold") for value in values))
+    console.print(table)
+
+
+@app.command(cls=help.Command)
+def check(
+    configs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG",
+            help="Settings files, or eddy's own by name.",
+            autocompletion=completion.configs,
+        ),
+    ],
+    set_: Set = None,
+) -> None:
+    """Say of each file whether it is fine, or what is wrong with it.
+
+    Exit code 2 where one of them is wrong: an unknown key (with those near it), a value that is
+    none, settings that contradict one another. Data are not looked at.
+
+    Examples:
+        cli settings check my.yaml
+        cli settings check configs/*.yaml
+    """
+    from pipeline.progress import working
+
+    with working("start", in_logs=False):
+        from pipeline import settings as run_settings
+
+    wrong = 0
+    for file in configs:
+        try:
+            found = run_settings.check(file, set_ or ())
+        except UsageError as error:
+            complaints.print("[bold red]Error:[/]", str(error).replace("[", r"\["))
+            wrong += 1
+            continue
+        told("Fine", f"{file}: {found.settings.model_name}" + (", upstream" * bool(found.upstream)))
+        for sentence in found.notes:
+            note(f"{file}: {sentence}")
+    if wrong:
+        raise typer.Exit(UsageError.code)
+    sound = found.upstream is None
+    next_step("train" if sound else "upstream", configs[-1], *(("--dry-run",) if sound else ()))
+
+
+@app.command(cls=help.Command)
+def schema(
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: on the screen.")
+    ] = None,
+) -> None:
+    """Write the JSON Schema of settings files, by which editors complete and check them.
+
+    Point your editor at it: a first line `# yaml-language-server: $schema=FILE` in a YAML file, or
+    "$schema": "FILE" in JSON.
+
+    Examples:
+        cli settings schema --out settings.schema.json
+    """
+    from pipeline import atomic
+    from pipeline.progress import working
+
+    with working("start", in_logs=False):
+        from pipeline import settings_schema
+
+    if out is None:
+        console.print(settings_schema.text(), end="", markup=False)
+        return
+    atomic.refuse_place(out)
+    atomic.write_json(out, settings_schema.schema())
+    told("Schema", out)
