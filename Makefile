@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint docs clean
 
 demo: .venv/.installed
 	$(BIN)/cli demo
@@ -17,6 +17,9 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.installed            ## docs/commands, of what --help says
+	$(BIN)/python docs/commands/make.py
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -104,7 +104,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     batch_size: PositiveInt = 8
     """Windows per step, of all devices together; memory grows with it."""
     patch_size: PositiveInt | None = 128
-    """Side of a random crop, pixels; null: whole frames. Memory grows with its square."""
+    """Side of a random crop, the store's pixels; null: whole frames. Memory: as its square."""
     sequence_length: PositiveInt = 3
     """Frames per window; of a forecast by itself task.past + task.future."""
     crops_per_window: PositiveInt = 1
@@ -162,7 +162,7 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     sample_every_epochs: NonNegativeInt = 1
     """Epochs between pictures of a few validation windows; 0: none."""
     patience: NonNegativeInt = 0
-    """Epochs without a better score that end a training; 0: no number does."""
+    """Epochs without a better score that end a training early; 0: none do."""
 
     @field_validator("compile", mode="before")
     @classmethod

@@ -29,7 +29,7 @@ from pipeline.experiment.findings import Findings
 from pipeline.experiment.judging import Judged, Windows
 from pipeline.experiment.plan import ALONE, UPSTREAM, Arm, Plan, UpstreamSettings
 from pipeline.outputs.layout import moment
-from pipeline.progress import progress
+from pipeline.progress import progress, working
 from pipeline.reporting.words import count
 from pipeline.scorecard import Yardstick
 from pipeline.settings import RunSettings
@@ -296,13 +296,14 @@ class Concluding:
         with_upstream = next(arm for arm in plan.arms if arm.name == UPSTREAM)
         region, whole = self.cells(with_upstream)
         looked = [self.methods[UPSTREAM, number][0] for number in range(plan.asked.seeds)]
-        posed = occlusion.sample(looked[0], plan.tracks, self.windows)
-        importance = np.mean([occlusion.importance(each, posed) for each in looked], 0)
-        sees = reach.Looked.of(
-            [each.network for each in looked],
-            posed.filled,
-            planning.columns_of(looked[0].problem),
-        )
+        with working("look at what the models use"):
+            posed = occlusion.sample(looked[0], plan.tracks, self.windows)
+            importance = np.mean([occlusion.importance(each, posed) for each in looked], 0)
+            sees = reach.Looked.of(
+                [each.network for each in looked],
+                posed.filled,
+                planning.columns_of(looked[0].problem),
+            )
         pictures = [
             drawing.intervals(out / "upstream.png", self.findings),
             drawing.where(

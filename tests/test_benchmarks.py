@@ -335,3 +335,70 @@ def test_superres_spectra(tmp_path):
         assert bicubic == ["0.000", "1.000", "1.00", "1.00", "1.00", "- |"]
         assert float(model[0]) == pytest.approx(5, abs=0.02)
         assert model[2:] == ["0.25", "0.25", "0.25", "- |"]
+
+
+# ---- the first hour
+
+
+def test_a_command_is_watched(tmp_path, script):
+    """When it made what, what it printed and when; nothing is left of it where it fails."""
+    hour = script("first_hour")
+    made = tmp_path / "made"
+    code = f"import time; time.sleep(.3); open({str(made)!r}, 'w'); print('now'); time.sleep(.3)"
+    seen = hour.watched([sys.executable, "-c", code], tmp_path, {"made": made.exists})
+    assert 0.3 <= seen.seconds["made"] <= seen.ended - 0.2
+    ((when, line),) = seen.lines
+    assert line == "now"
+    assert when <= seen.ended
+    with pytest.raises(SystemExit, match=r"exit code 3\nno disk"):
+        hour.watched([sys.executable, "-c", "print('no disk'); raise SystemExit(3)"], tmp_path)
+    begun = time.monotonic()
+    with pytest.raises(SystemExit, match=r"not done in 0 s"):
+        hour.watched([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, limit=0.4)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_command_is_stopped_when_all_was_seen(tmp_path, script):
+    code = "import time; open('first', 'w'); time.sleep(.5); open('other', 'w'); time.sleep(60)"
+    files = {name: (tmp_path / name).exists for name in ("first", "other")}
+    seen = script("first_hour").watched([sys.executable, "-c", code], tmp_path, files, stop=True)
+    assert 0.4 < seen.seconds["other"] - seen.seconds["first"] < seen.ended < 30
+
+
+def test_firsts_are_found_when_they_are_whole(tmp_path, script):
+    hour = script("first_hour")
+    assert hour.first_step(tmp_path) is None
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 20, "ep')
+    assert hour.first_step(tmp_path) is None
+    log.write_text('{"step": 20, "epoch": 0}\n{"step": 40}\n')
+    assert hour.first_step(tmp_path) == 20
+    assert hour.first_picture(tmp_path) is None
+    for number, name in enumerate(("b.mp4", "a.png")):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (number, number))
+    assert hour.first_picture(tmp_path) == tmp_path / "b.mp4"
+    assert hour.bytes_in(tmp_path) == log.stat().st_size
+
+
+def test_a_projection_leaves_the_start_out(script):
+    """5 s to start and 2 ms a frame, of 100 frames and of 800."""
+    hour = script("first_hour")
+    assert hour.further(5 + 100 * 0.002, 100, 5 + 800 * 0.002, 800) == pytest.approx(0.002)
+    assert hour.further(6.0, 100, 5.9, 800) == 0  # noise
+
+
+@pytest.mark.slow
+def test_first_hour_of_a_tree(tmp_path):
+    """Without the installation, which takes minutes."""
+    options = ("--only", "tree", "--quick", "--size", "64", "--frames", "18")
+    printed, told = run("first_hour.py", tmp_path, *options)
+    check_rows(printed, told)
+    rows = {row["what"]: row["figure"] for row in told["rows"]}
+    parts = [rows[f"cli {name}"] for name in ("inspect --quick", "convert", "split")]
+    step, picture = rows["cli train: step 20 is logged"], rows["cli train: first picture"]
+    assert min(parts) > 0.5  # a process of its own each
+    assert 0 < step < picture
+    assert rows["raw tree to first logged steps"] == pytest.approx(sum(parts) + step)
+    assert rows["raw tree to first picture of the model"] == pytest.approx(sum(parts) + picture)
+    assert "18 frames of drawn storms, 3 typhoons" in printed

@@ -225,7 +225,7 @@ def test_what_geotiff_cannot_hold_is_refused(run, raw, tiny, tmp_path, monkeypat
     with pytest.raises(UserError, match="size of its pixels is not known"):
         infer(tmp_path / "bare", raw, tmp_path / "a.tif", **QUICK)
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(UserError, match=r"pip install eddy\[geotiff\]"):
+    with pytest.raises(UserError, match=r"pip install 'eddy\[geotiff\]'"):
         infer(run, raw, tmp_path / "a.tif", **QUICK)
     assert not list(tmp_path.glob("*a.tif*"))
 

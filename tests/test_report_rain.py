@@ -202,7 +202,7 @@ def test_a_comparison_notes_interpolated_truth(home: Path, tmp_path: Path) -> No
     asked = ["compare", str(home / "interpolated"), str(copy), "--out", str(tmp_path / "out")]
     said = CliRunner().invoke(app, [*asked, "--pictures", "1"])
     assert said.exit_code == 0, said.output
-    assert "Note: interpolated truth" in said.stdout
+    assert "Note: interpolated truth" in said.stderr
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["notes"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import typer
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # of this checkout, where another is installed
 
-import cli
-from pipeline.commands import help
+import cli  # noqa: E402
+from pipeline.commands import help  # noqa: E402
 
 MADE = "<!-- Made from --help by `make docs`; edit the command's docstring and options. -->"
 
@@ -94,7 +95,8 @@ def meaning(each: help.Parameter) -> str:
 
 
 def cell(text: str) -> str:
-    """For Markdown, in a table too; `\\[` is what typer wants for [."""
+    """For Markdown, in a table too, without the backslash that typer wants before a bracket."""
+    text = re.sub(r"\bdocs/(\w+\.md)", r"[docs/\1](../\1)", text)
     return text.replace("\\[", "[").replace("|", "\\|")
 
 

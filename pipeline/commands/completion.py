@@ -54,10 +54,19 @@ def runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 @quietly
 def checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     yield from ("best", "last")
-    run = ctx.params.get("run")
-    for file in Path(run).glob("checkpoints/*.ckpt") if run else ():
-        if file.stem not in ("best", "last", "previous"):
+    for run in given(ctx, "run")[:1]:
+        for file in run.glob("checkpoints/epoch-*.ckpt"):
             yield file.stem
+
+
+def given(ctx: typer.Context, *names: str) -> list[Path]:
+    """The paths on the command line so far: of the arguments of these names, and others.
+
+    A command line that ends in an option without its value is not taken apart into arguments.
+    """
+    named = [ctx.params.get(name) for name in names]
+    flat = [p for each in named for p in (each if isinstance(each, list | tuple) else [each]) if p]
+    return [Path(word) for word in flat or ctx.args if not str(word).startswith("-")]
 
 
 @quietly
@@ -94,22 +103,21 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
 def ids(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Typhoons of the store, the raw tree or the input that was named; after a comma, another."""
     before, comma, _ = incomplete.rpartition(",")
-    given = [ctx.params.get(name) for name in ("path", "paths", "sources", "input")]
-    flat = [p for each in given for p in (each if isinstance(each, list | tuple) else [each]) if p]
-    for place in flat[:1]:
-        for id in tracks_at(Path(place)):
-            if id not in before.split(","):
-                yield f"{before}{comma}{id}"
+    places = given(ctx, "input", "path", "paths", "sources")
+    for id in next(filter(None, map(tracks_at, reversed(places))), []):
+        if id not in before.split(","):
+            yield f"{before}{comma}{id}"
 
 
 def tracks_at(path: Path) -> list[str]:
-    """The ids in a store, or the folders of a raw tree."""
+    """The ids in a store, or the typhoons' folders of a raw tree; [] elsewhere."""
     root = path / "zarr.json"
     if root.is_file():
         return list(json.loads(root.read_bytes())["attributes"]["tracks"])
     images = path / "image"
     folder = images if images.is_dir() else path
-    return [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return [e.name for e in inside if e.is_dir() and e.name.isdigit()]
 
 
 @quietly

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Json, ManifestDir, flag
 from pipeline.commands.screen import (
     MANY,
@@ -16,7 +17,6 @@ from pipeline.commands.screen import (
     finish_with,
     for_good,
     ids_in,
-    next_step,
     note,
     stoppable,
     told,
@@ -69,6 +69,7 @@ def convert(
         typer.Argument(
             metavar="STORE",
             help="To write; one that is there is brought up to date. Default: data/WP.zarr.",
+            autocompletion=completion.stores,
         ),
     ] = None,
     codec: Annotated[
@@ -80,7 +81,13 @@ def convert(
         ),
     ] = "none",
     ids: Annotated[
-        list[str] | None, option(None, "IDS", "Only these typhoons: 202107,202110. Default: all.")
+        list[str] | None,
+        option(
+            None,
+            "IDS",
+            "Only these typhoons: 202107,202110. Default: all.",
+            autocompletion=completion.ids,
+        ),
     ] = None,
     workers: Annotated[
         int | None, option(None, "N", "Processes. Default: one per core.", min=1)
@@ -316,8 +323,7 @@ def convert(
         note(sentence)
     told("Store", done.store)
     told("Manifest", done.manifest)
-    next_step("split", done.store, "--eval-fraction", "0.1")
-    finish_with(done.problems)
+    finish_with(done.problems, "split", done.store, "--eval-fraction", "0.1")
 
 
 def places(sources: list[Path], target: Path | None) -> tuple[Path, Path]:
@@ -368,9 +374,8 @@ def planned(source: Path, ids: list[str], options: Any, json: str | None) -> Non
     console.print(table)
     console.print(
         f"{len(release.tracks)} tracks, {files} files, {frames} frames; uncompressed about "
-        f"{size / 2**30:.1f} GiB"
+        f"{size / 2**30:.1f} GiB. Nothing was written."
     )
     for sentence in release.notes:
         note(sentence)
-    for_good()
-    finish_with(list(release.problems))
+    finish_with(list(release.problems), *for_good())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.arguments import Run, Which, flag
-from pipeline.commands.screen import console, finish_with, next_step, note, stoppable, told
+from pipeline.commands.screen import console, finish_with, note, stoppable, told
 
 
 def export(
@@ -62,5 +62,4 @@ def export(
         )
     told("Model", done.out)
     told("Card", done.out / next(iter(done.files)))
-    next_step("infer", done.out, "INPUT", "--out", "out.nc")
-    finish_with(done.problems)
+    finish_with(done.problems, "infer", done.out, "INPUT", "--out", "out.nc")

@@ -71,7 +71,20 @@ class Command(TyperCommand):
         screen.console.quiet = False  # until --json - is read
         above = parent.command_path.split()[1:] if parent else []
         screen.typed = (*above, info_name, *args)
-        return super().make_context(info_name, args, parent=parent, **more)
+        try:
+            return super().make_context(info_name, args, parent=parent, **more)
+        except Exception as error:
+            self.show_how(error)
+            raise
+
+    def show_how(self, error: Any) -> None:
+        """An argument is missing or one too many: the message ends in an example."""
+        example = next((line for line in self.examples if line.startswith("cli ")), "")
+        kind = type(error).__name__  # of the click that typer has inside, or of click itself
+        if example and kind == "MissingParameter":
+            error.message = f"As in: {example}"
+        elif example and kind == "UsageError":
+            error.message = f"{error.message.rstrip('.')}. As in: {example}"
 
 
 class Group(TyperGroup):

@@ -13,7 +13,6 @@ from pipeline.commands.screen import (
     console,
     finish_with,
     for_good,
-    next_step,
     note,
     stoppable,
     told,
@@ -273,12 +272,13 @@ def infer(
         told("Picture", path)
     for path in done.animations:
         told("Animation", path)
+    words: list[object]
     if dry_run:
-        for_good()
-        return
-    if done.mode == "check":
-        next_step("export", run)
+        console.print("Nothing was written")
+        words = [*for_good()]
+    elif done.mode == "check":
+        words = ["export", run]
     else:  # what it is worth
         beside = out.with_name(f"check-{out.name}")
-        next_step("infer", run, input, "--out", beside, "--mode", "check")
-    finish_with(done.problems)
+        words = ["infer", run, input, "--out", beside, "--mode", "check"]
+    finish_with(done.problems, *words)

@@ -16,7 +16,6 @@ from pipeline.commands.screen import (
     fail,
     finish_with,
     ids_in,
-    next_step,
     note,
     stoppable,
     told,
@@ -48,7 +47,7 @@ def inspect(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Flag frames of which more pixels are missing, as `cli convert` will. 0.01.",
+            help="Flag frames that lack more of their pixels, as in `cli convert`. Default: 0.01.",
         ),
     ] = None,
     html: Annotated[
@@ -115,8 +114,7 @@ def inspect(
         fail(done.refusal, 1)
     if json == "-" and done.problems:
         raise typer.Exit(SKIPPED)
-    next_step(*way_on(path, done.facts))
-    finish_with(done.problems)
+    finish_with(done.problems, *way_on(path, done.facts))
 
 
 def one_of(paths: list[Path]) -> Path:

@@ -44,16 +44,13 @@ def next_step(*words: object) -> None:
     told("Next", command(*words))
 
 
-def for_good() -> None:
-    """The end of a dry run: what to type to have it done."""
-    console.print("Nothing was written")
+def for_good() -> list[str]:
+    """The words of a dry run without what makes it one."""
     words = list(typed)
     for option in ("--json", "--memory"):  # with their values: of a dry run alone
         while option in words:
             del words[words.index(option) : words.index(option) + 2]
-    next_step(
-        *(word for word in words if not word.startswith(("--dry-run", "--json=", "--memory=")))
-    )
+    return [word for word in words if not word.startswith(("--dry-run", "--json=", "--memory="))]
 
 
 def command(*words: object) -> str:
@@ -74,12 +71,14 @@ def stopped(stop: KeyboardInterrupt, way_on: str) -> NoReturn:
     fail(way_on, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED, "Stopped")
 
 
-def finish_with(problems: list[str]) -> None:
-    """Name the inputs that were left out; exit 3 when there are any."""
+def finish_with(problems: list[str], *words: object) -> None:
+    """Name the inputs that were left out, say what to type next; exit 3 if any were left out."""
     for problem in problems[:MANY]:
         console.print("[bold]Left out:[/]", problem.replace("[", r"\["))
     if len(problems) > MANY:
         console.print(f"... and {len(problems) - MANY} more")
+    if words:
+        next_step(*words)
     if problems:
         raise typer.Exit(SKIPPED)
 

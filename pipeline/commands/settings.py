@@ -45,7 +45,7 @@ app = typer.Typer(
 
 
 @app.command("list", cls=help.Command)
-def list_(json: Json = None) -> None:
+def list_() -> None:
     """List the settings files that come with eddy, by name.
 
     A name is enough for `cli train`, `cli upstream` and `cli settings show`.
@@ -54,7 +54,6 @@ def list_(json: Json = None) -> None:
         cli settings list
     """
     names = shipped.names()
-    write_json(json, names, names)  # by name, what each is
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     for name, sentence in names.items():
@@ -187,10 +186,10 @@ def schema(
         Path | None, typer.Option(metavar="FILE", help="Default: on the screen.")
     ] = None,
 ) -> None:
-    """Write the JSON Schema of settings files, by which editors complete and check them.
+    """Write the JSON Schema by which editors check settings files.
 
-    Point your editor at it: a first line `# yaml-language-server: $schema=FILE` in a YAML file, or
-    "$schema": "FILE" in JSON.
+    They complete keys and show their meaning, too. Point yours at it: a first line
+    `# yaml-language-server: $schema=FILE` in a YAML file, or "$schema": "FILE" in JSON.
 
     Examples:
         cli settings schema --out settings.schema.json

@@ -137,7 +137,8 @@ def split(
     if not made.triplets["train"]:
         note("the training tracks hold no triplet: nothing to train")
     if dry_run:
-        for_good()
+        console.print("Nothing was written")
+        next_step(*for_good())
         return
     told("Split", file)
     usual = file == manifest.split_file(manifest.FOLDER, path)

@@ -153,7 +153,8 @@ def train(
     if dry_run:
         with stoppable("nothing was written; the same command starts over"):
             rehearsed(settings, memory, json)
-        for_good()
+        console.print("Nothing was written")
+        next_step(*for_good())
         return
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     try:

@@ -81,7 +81,8 @@ def upstream(
     if dry_run:
         for line in stage.rehearsed(settings, asked, out):
             say(line)
-        for_good()
+        console.print("Nothing was written")
+        next_step(*for_good())
         return
     with stoppable(f"what was trained is kept in {out}; the same command goes on"):
         done = stage.upstream(settings, asked, out, train=training.train, say=say)
