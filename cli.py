@@ -40,7 +40,6 @@ from pipeline.commands import (
 )
 from pipeline.commands.screen import fail, stopped
 from pipeline.errors import UserError
-from pipeline.interrupts import terminable
 
 
 class Group(help.Group):
@@ -48,8 +47,7 @@ class Group(help.Group):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with terminable():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except UserError as error:
             fail(str(error), error.code)
         except BrokenPipeError:  # whoever reads our output has seen enough, as `| head` does
@@ -112,7 +110,7 @@ def main(
 
 
 # By panel, in the order of work.
-COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
     "Start here": (demo.demo,),
     "Look": (inspect.inspect,),
     "Prepare data": (convert.convert, verify.verify, split.split),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from pipeline import atomic, pictures, raw_tree, resampling, score_files
 from pipeline.answers import MODEL, Answers, shown
 from pipeline.checkpoint import Checkpoint
+from pipeline.credit import Credit
 from pipeline.errors import UsageError, UserError
 from pipeline.pictures import Palette, Panel, Scene
 from pipeline.progress import progress
@@ -331,7 +332,8 @@ def draw(
     """A picture per frame: truth, each run, and where the second differs from the first."""
     future = every[0].told.get("future")
     answers = [Answers(each.trained, device, steps=future) for each in every]
-    files = []
+    files, told = [], " and ".join(each.name for each in every)
+    credit = Credit.of(opened.attrs, title=f"{told} beside the truth")
     with progress("draw", len(frames), "pictures") as advance:
         for frame in frames:
             track = opened.track(frame.track)
@@ -342,6 +344,7 @@ def draw(
                 hour = hour[:10]
             else:
                 scene = forecast_scene(every, answers, opened, frame, palette)
+            scene = replace(scene, credit=credit)
             files.append(pictures.panels(out / f"{frame.track}-{hour}.png", scene))
             advance(1, frame.track)
     return files

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline import (
     checkpoint,
+    credit,
     inputs,
     manifest,
     raw_tree,
@@ -198,6 +199,7 @@ def about(trained: Checkpoint, task: Task, which: str, opened: store.Store) -> d
         **told,
         "step_seconds": trained.data.step,
         "store": str(opened.path.resolve()),
+        **credit.rights(opened.attrs),
         "manifest_hash": opened.manifest_hash,
         "trained_manifest_hash": trained.data.manifest_hash,
         "trained_on": trained.data.train,

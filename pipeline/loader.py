@@ -25,7 +25,8 @@ from pipeline.errors import UserError
 from pipeline.maps import PIXEL, Maps
 from pipeline.paging import ReadAhead
 from pipeline.prefetch import Memory
-from pipeline.store import Track, allow_open_files, few
+from pipeline.store import BLANK, Track, allow_open_files, few
+from pipeline.windows import starts
 
 TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them
 SAMPLED = 32  # crops of an epoch that are looked for in memory
@@ -225,8 +226,8 @@ def no_window(tracks: Sequence[Track], length: int, setting: str) -> UserError:
     """What to raise for tracks that are all too short, or too broken."""
     longest = next((n for n in range(length - 1, 0, -1) if len(windows_of(tracks, n))), 0)
     ways = [f"make {setting} smaller"] if longest else []
-    if any((track.flag != 0).any() for track in tracks):
-        ways.append("convert with a larger --max-missing")
+    if any(len(starts(track.times, track.flag & BLANK == 0, length)) for track in tracks):
+        ways.append("convert with a larger --max-missing")  # blank frames stay flagged
     ways.append("take other tracks with `cli split`")
     return UserError(
         f"tracks {few([t.id for t in tracks])}: no window of {length} usable frames at equal "

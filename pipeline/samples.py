@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import atomic, pictures
+from pipeline import pictures
+from pipeline.credit import Credit
 from pipeline.metrics import Errors
 from pipeline.pictures import Extent, Look, Panel
 from pipeline.problem import Problem
@@ -40,6 +41,8 @@ STILL_SIDE, STRIP_SIDE = 304, 192
 LETTER = 8  # pixels that one of a panel's title takes
 MARGIN, GAP, BLOCK_GAP = 12, 6, 20
 LINE, BARS, LEAST_WIDTH = 19, 76, 860
+FOOT = 18  # a line of the credit
+SMALL = 6  # that a letter of it takes, at most
 BORDER = (120, 120, 120, 255)  # around a field: what is dry is as white as the paper
 DPI = 100
 
@@ -79,6 +82,7 @@ class Samples:
     times: list[int]  # the frames of y that are drawn
     samples: list[Sample]
     total: int  # windows that they were chosen from
+    credit: Credit  # for the data
 
     @classmethod
     def of(
@@ -143,6 +147,7 @@ class Samples:
             times=shown,
             samples=samples,
             total=len(frames),
+            credit=Credit.of(attrs),
         )
 
     @torch.no_grad()
@@ -303,7 +308,8 @@ class Samples:
         width = max(LEAST_WIDTH, lefts[-1] + wide + 2 * MARGIN)
         beside = (width - lefts[-1] - wide) // 2
         tops = list(rows_from(rows, tall, LINE * (2 + len(told))))
-        sheet = Sheet.of(width, tops[-1] + tall + BARS)
+        credit = wrap(self.credit.line, width // SMALL, max_lines=2, placeholder=" ...")
+        sheet = Sheet.of(width, tops[-1] + tall + BARS + FOOT * len(credit), FOOT * len(credit))
         sheet.write(MARGIN, MARGIN, heading, va="top", size=13, weight="bold")
         for number, line in enumerate(told):
             sheet.write(MARGIN, LINE * (2 + number), line, va="top", color="0.3")
@@ -318,6 +324,9 @@ class Samples:
                     look = self.errors if cell.error else self.look
                     sheet.draw(left + (wide - w) // 2, top + (tall - h) // 2, cell, look)
         sheet.bars(self.look, self.errors)
+        if credit:
+            low = {"va": "bottom", "size": 7.5, "color": "0.45"}
+            sheet.write(MARGIN, sheet.height - 4, "\n".join(credit), **low)
         return sheet.pixels()
 
 
@@ -327,14 +336,15 @@ class Sheet:
 
     width: int
     height: int
+    foot: int  # of the height: below the scales
     figure: Figure
 
     @classmethod
-    def of(cls, width: int, height: int) -> Sheet:
+    def of(cls, width: int, height: int, foot: int = 0) -> Sheet:
         from matplotlib.figure import Figure
 
         size = (width / DPI, height / DPI)
-        return cls(width, height, Figure(size, dpi=DPI, facecolor="white"))
+        return cls(width, height, foot, Figure(size, dpi=DPI, facecolor="white"))
 
     def axes(self, left: float, top: float, w: float, h: float, zorder: float = 0) -> Axes:
         bottom = self.height - top - h
@@ -361,7 +371,7 @@ class Sheet:
 
     def bars(self, fields: Look, errors: Look) -> None:
         """At the bottom: the key to missing pixels, the scale of fields and that of errors."""
-        top, begin, end = self.height - BARS + 17, MARGIN + 130, self.width - MARGIN
+        top, begin, end = self.height - self.foot - BARS + 17, MARGIN + 130, self.width - MARGIN
         between = MARGIN + 0.62 * (end - MARGIN)
         key = self.axes(MARGIN, top, 36, 13)
         key.set(xticks=[], yticks=[])
@@ -408,12 +418,3 @@ def variety(truth: Tensor) -> tuple[bool, float]:
     """How much there is to see: more where nothing is missing, and the more the values differ."""
     seen = truth[~truth.isnan()]
     return len(seen) == truth.numel(), float(seen.double().var(correction=0)) if len(seen) else -1.0
-
-
-def write(path: Path, image: np.ndarray) -> Path:
-    """(H, W, 3) uint8 as a PNG, whole or not at all. Raises OSError when the disk refuses."""
-    from PIL import Image
-
-    with atomic.replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
-    return path

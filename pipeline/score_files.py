@@ -15,6 +15,7 @@ import pandas as pd
 
 from pipeline import atomic, checkpoint, metrics, resampling, site_plots
 from pipeline.checkpoint import Checkpoint
+from pipeline.credit import Credit
 from pipeline.errors import UserError
 from pipeline.metrics import PROBABILITIES, Distribution, RadialProfile, Spectra
 from pipeline.scorecard import Card, Yardstick
@@ -84,7 +85,8 @@ def write(run: Path, on: str, scores: Scores) -> Path:
     if scores.sites:
         with atomic.replacing(path(run, on, ".sites.csv")) as temporary:
             at_sites(scores).to_csv(temporary, index=False)
-        site_plots.draw(path(run, on, ".sites.png"), scores.series, scores.yardstick.units)
+        units, credit = scores.yardstick.units, Credit.of(scores.about)
+        site_plots.draw(path(run, on, ".sites.png"), scores.series, units, credit)
     with atomic.replacing(path(run, on, ".csv")) as temporary:
         table_of(scores).to_csv(temporary, index=False)
     behind = sums(scores)

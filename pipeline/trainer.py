@@ -24,13 +24,14 @@ from pipeline import (
     familiarity,
     manifest,
     metrics,
+    pictures,
     raw_tree,
-    samples,
     scaling,
     schedules,
     tasks,
 )
 from pipeline.checkpoint import Checkpoint, Data
+from pipeline.credit import RIGHTS
 from pipeline.engine import Average
 from pipeline.errors import UserError
 from pipeline.health import Health, Place, Unhealthy
@@ -48,9 +49,8 @@ from pipeline.tasks import ForecastSettings
 
 # Of a store's attributes, what a model's use and its scores need.
 CARRIED = (
-    "title",
-    "license",
-    "attribution",
+    *RIGHTS,
+    "source",
     "projection",
     "pixel_km",
     "accumulation_hours",
@@ -390,7 +390,8 @@ class Trainer:
             picture = self.samples.drawn(
                 lambda x: self.guess(self.fabric.to_device(x)), f"Epoch {self.position.epoch}"
             )
-            samples.write(self.run / "samples" / f"epoch-{self.position.epoch:04d}.png", picture)
+            file = self.run / "samples" / f"epoch-{self.position.epoch:04d}.png"
+            pictures.write(file, picture, self.samples.credit, f"Epoch {self.position.epoch}")
             log.sample(picture, self.position.step)
 
         engine.by_first(self.fabric, draw)

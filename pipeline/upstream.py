@@ -21,6 +21,7 @@ from pipeline import atomic, checkpoint, software
 from pipeline import settings as run_settings
 from pipeline.answers import MODEL, Answers
 from pipeline.checkpoint import Checkpoint
+from pipeline.credit import Credit
 from pipeline.errors import UserError
 from pipeline.experiment import drawing, findings, judging, occlusion, page, reach
 from pipeline.experiment import plan as planning
@@ -222,6 +223,10 @@ class Concluding:
     def first(self) -> Checkpoint:
         return self.trained(self.plan.arms[0], 0)
 
+    @property
+    def credit(self) -> Credit:
+        return Credit.of(self.first.data.attrs, title="Forecasts with and without upstream data")
+
     @cached_property
     def windows(self) -> Windows:
         task = self.first.task
@@ -305,7 +310,7 @@ class Concluding:
                 planning.columns_of(looked[0].problem),
             )
         pictures = [
-            drawing.intervals(out / "upstream.png", self.findings),
+            drawing.intervals(out / "upstream.png", self.findings, self.credit),
             drawing.where(
                 out / "upstream-where.png",
                 self.pixelwise,
@@ -313,6 +318,7 @@ class Concluding:
                 importance,
                 whole,
                 self.yardstick.units,
+                self.credit,
             ),
             *self.maps(region),
         ]
@@ -408,7 +414,8 @@ class Concluding:
             for i, (what, number) in enumerate(chosen.items())
         ]
         files = [self.out / f"upstream-{what.replace(' ', '-')}.png" for what in chosen]
-        return drawing.maps(files, dates, self.first.targets[0], self.yardstick.hours, region)
+        channel, hours = self.first.targets[0], self.yardstick.hours
+        return drawing.maps(files, dates, channel, hours, region, self.credit)
 
     def subtitle(self, fields: Mapping[str, np.ndarray], i: int) -> str:
         """What the maps are of, and how far each is off."""

@@ -137,9 +137,7 @@ def made_pages() -> dict[str, str]:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    path = list(sys.path)
     spec.loader.exec_module(module)
-    sys.path[:] = path
     return module.pages()
 
 
@@ -570,6 +568,15 @@ def test_a_stopped_inference_goes_on(long_work: Path, trained: Path, tmp_path: P
     again = subprocess.run([*CLI, *map(str, words)], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "12 frames" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_demo_does_not_go_on_after_its_training(tmp_path: Path) -> None:
+    code, said = stopped(tmp_path, signal.SIGINT, "demo/run/metrics.jsonl", "demo")
+    assert code == 130, said
+    assert "$ cli train" in said
+    assert "$ cli evaluate" not in said
+    assert "Stopped: demo is unfinished; the same command starts over" in said
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from pipeline.ingest import ConvertSettings
 from pipeline.provenance import fingerprint
 from pipeline.settings import TrainSettings
 from pipeline.sources import FrameError, RawFrame
-from pipeline.sources.digital_typhoon import read_frame
+from pipeline.sources.digital_typhoon import ATTRS, INVENTED, read_frame
 from pipeline.sources.options import asked
 from pipeline.sources.synthetic import Storm, write_tree
 
@@ -649,3 +649,14 @@ def test_a_channel_that_comes_or_goes_is_another_source(v3):
                    part=(2, (0,))), *track.frames[1:]))  # fmt: skip
     prints = [fingerprint(raw, ConvertSettings(options=options)) for raw in (track, less)]
     assert prints[0] != prints[1]
+
+
+def test_invented_storms_are_nobody_s_data(tiny):
+    tiny.track(hours=range(3))
+    assert sources.scan(tiny.root).attrs == ATTRS
+    (tiny.root / INVENTED).touch()
+    for path in (tiny.root, tiny.root / "image/202101", tiny.path(0)):
+        attrs = sources.scan(path).attrs
+        assert attrs["source"] == "drawn by eddy, not observed"
+        assert not {"license", "attribution"} & set(attrs)
+        assert attrs["pixel_km"] == ATTRS["pixel_km"]

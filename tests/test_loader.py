@@ -13,7 +13,7 @@ from pipeline import store
 from pipeline.errors import UserError
 from pipeline.loader import Loader, fixed_crops
 from pipeline.prefetch import Memory
-from pipeline.store import Track
+from pipeline.store import BLANK, TOO_MANY_MISSING, Track
 from pipeline.store_writer import Array, TrackWriter
 
 SIZE = 12
@@ -238,6 +238,13 @@ def test_flagged_frames_are_named_where_they_leave_no_window(tmp_path):
     said = r"the longest run is 2; make .* smaller, or convert with a larger --max-missing, or take"
     with pytest.raises(UserError, match=said):
         Loader([track], window=3, patch=4, batch=1)
+    for hopeless in (BLANK, BLANK | TOO_MANY_MISSING):  # a larger limit would not help
+        track.flag = np.array([0, 0, hopeless, 0, 0, 0], np.uint8)
+        with pytest.raises(UserError, match=r"the longest run is 2; make .* smaller, or take"):
+            Loader([track], window=3, patch=4, batch=1)
+    track.flag = np.array([0, 0, 1, 0, 0, 0], np.uint8)
+    with pytest.raises(UserError, match=r"make .* smaller, or take"):  # nor over the gap
+        Loader([track], window=5, patch=4, batch=1)
     track.flag = np.ones(6, np.uint8)
     with pytest.raises(UserError, match="the longest run is 0; convert with a larger"):
         fixed_crops([track], window=1, patch=4, count=1)

@@ -17,6 +17,7 @@ from pipeline.problem import Problem
 from pipeline.samples import Outlined, Samples
 from pipeline.scaling import Scaling
 from pipeline.sources import digital_typhoon
+from pipeline.sources.digital_typhoon import ATTRS
 from pipeline.sources.grids import Grid
 from pipeline.tasks import ForecastSettings, SuperResolutionSettings
 
@@ -456,11 +457,25 @@ def test_an_interpolated_truth_is_called_so():
 def test_a_png_of_the_same_pixels_or_what_was_there_before(tmp_path):
     made = rain()
     picture = made.drawn(usual(made))
-    path = samples.write(tmp_path / "samples" / "epoch-0001.png", picture)
+    path = pictures.write(tmp_path / "samples" / "epoch-0001.png", picture)
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image), picture)
     with pytest.raises((TypeError, ValueError)):
-        samples.write(path, picture[..., :2].astype(complex))
+        pictures.write(path, picture[..., :2].astype(complex))
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image), picture)
     assert [p.name for p in path.parent.iterdir()] == ["epoch-0001.png"]
+
+
+def test_whose_data_they_are_is_written_below():
+    posed, given = problem([INFRARED], "superres"), fields(INFRARED, 3, 1, 64, 64)
+    said, bare = (Samples.of(posed, [INFRARED], attrs, given) for attrs in (ATTRS, {"pixel_km": 5}))
+    assert said.credit.line.startswith("Data: Digital Typhoon Dataset")
+    pixels, without = (each.drawn(usual(each)) for each in (said, bare))
+    more = len(pixels) - len(without)
+    assert more == samples.FOOT
+    assert np.array_equal(pixels[60:-80], without[60 : -80 + more])  # nothing else moved
+    foot = pixels[-samples.FOOT :]
+    dark = np.flatnonzero((foot < 200).any((0, 2)))
+    assert samples.MARGIN <= dark[0] < 2 * samples.MARGIN
+    assert dark[-1] < pixels.shape[1] - samples.MARGIN

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))  # of this checkout, where another is installed
+import cli
+from pipeline.commands import help
 
-import cli  # noqa: E402
-from pipeline.commands import help  # noqa: E402
+HERE = Path(__file__).parent
 
 MADE = "<!-- Made from --help by `make docs`; edit the command's docstring and options. -->"
 

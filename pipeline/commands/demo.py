@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.screen import console, fail, next_step, stoppable
+from pipeline.commands.screen import INTERRUPTED, console, fail, next_step, stoppable
 from pipeline.errors import UserError
 
 DEMO_SETTINGS = """\
@@ -55,6 +55,7 @@ def shown(ctx: typer.Context, out: Path) -> None:
     import time
 
     from pipeline.progress import progress
+    from pipeline.sources.digital_typhoon import INVENTED
     from pipeline.sources.synthetic import demo_storms, write_tree
 
     if out.exists() and any(out.iterdir()):
@@ -71,6 +72,8 @@ def shown(ctx: typer.Context, out: Path) -> None:
         console.print(f"\n[bold cyan]$ cli {name} {' '.join(map(str, words))}[/]")
         begun = time.monotonic()
         code = group.main([name, *map(str, words)], prog_name="cli", standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
         if code:
             raise typer.Exit(code)
         seconds[name] = time.monotonic() - begun
@@ -81,6 +84,7 @@ def shown(ctx: typer.Context, out: Path) -> None:
     total = sum(len(storm.image_hours()) for storm in storms)
     with progress("write raw files", total, "frames") as advance:
         write_tree(out / "WP", storms, progress=advance)
+    (out / "WP" / INVENTED).write_text("Drawn by `cli demo`: no data of Digital Typhoon.\n")
     seconds["raw files"] = time.monotonic() - begun
     held_out = storms[-1].id
     step("inspect", out / "WP", "--quick")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from pipeline.interrupts import Terminated
+from pipeline.interrupts import Terminated, terminable
 
 MANY = 30  # rows of a table or list on the screen; the manifest has them all
 SKIPPED = 3  # exit code: finished, with inputs left out
@@ -62,7 +62,8 @@ def command(*words: object) -> str:
 def stoppable(way_on: str | Callable[[], str]) -> Iterator[None]:
     """Stopped inside, by Ctrl-C or SIGTERM, the command ends with what is kept and how to go on."""
     try:
-        yield
+        with terminable():
+            yield
     except KeyboardInterrupt as stop:
         stopped(stop, way_on if isinstance(way_on, str) else way_on())
 

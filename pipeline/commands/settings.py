@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -133,7 +134,7 @@ def show(
         return
     table = Table("setting", "value", "default", box=None, padding=(0, 2, 0, 0))
     for key, values in differing.items():
-        table.add_row(Text(key), *(Text(str(value), overflow="fold") for value in values))
+        table.add_row(Text(key), *(Text(dumps(value), overflow="fold") for value in values))
     console.print(table)
 
 

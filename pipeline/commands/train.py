@@ -16,6 +16,7 @@ from pipeline import shipped
 from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Json, Set, flag
 from pipeline.commands.screen import (
+    INTERRUPTED,
     console,
     for_good,
     next_step,
@@ -105,7 +106,7 @@ def train(
         ),
     ] = None,
     json: Json = None,
-) -> None:
+) -> int | None:
     """Train a model into a run folder, or say what that would take.
 
     Reads a store and its split; writes settings.yaml, metrics.jsonl, tensorboard/, samples/ and
@@ -149,20 +150,20 @@ def train(
         note(sentence)
     if show:
         console.print(run_settings.text(settings), end="", markup=False)
-        return
+        return None
     if dry_run:
         with stoppable("nothing was written; the same command starts over"):
             rehearsed(settings, memory, json)
         console.print("Nothing was written")
         next_step(*for_good())
-        return
+        return None
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     try:
         done = stage.train(settings, run, resume=resume)
     except KeyboardInterrupt as stop:  # before its first step, or a second time
         stopped(stop, way_on(run))
     if not done.first:
-        return
+        return None
     at = done.position
     console.print(
         f"{count(at.step, 'step')}, {count(at.epoch, 'epoch')}"
@@ -176,8 +177,9 @@ def train(
     told("Run", run)
     if done.stopped.startswith("told to stop"):
         next_step("train", "--run", run, "--resume")
-    else:
-        next_step("evaluate", run)
+        return INTERRUPTED  # to `cli demo` alone: saved as it was asked to is no failure
+    next_step("evaluate", run)
+    return None
 
 
 def way_on(run: Path) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import atomic, pictures
+from pipeline import pictures
+from pipeline.credit import NOBODY, Credit
 from pipeline.experiment.findings import Comparison, Findings
 from pipeline.experiment.plan import TITLES
 from pipeline.pictures import Panel, Scene
@@ -45,7 +46,7 @@ class Dated:
         }
 
 
-def intervals(path: Path, findings: Findings) -> Path:
+def intervals(path: Path, findings: Findings, credit: Credit = NOBODY) -> Path:
     """What experiment 2 gains over each arm, score by score."""
     from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def intervals(path: Path, findings: Findings) -> Path:
         place.set_xlabel("gain of experiment 2", size=9)
     axes[0].set_yticks(range(len(others)), others, size=10)
     axes[0].set_ylim(len(others) - 0.5, -0.5)
-    return saved(path, figure)
+    return pictures.saved(path, figure, credit, "What experiment 2 gains over the others")
 
 
 def gains(place: Axes, compared: Sequence[Comparison]) -> None:
@@ -86,7 +87,13 @@ def gains(place: Axes, compared: Sequence[Comparison]) -> None:
 
 
 def where(
-    path: Path, gain: np.ndarray, region: Grid, importance: np.ndarray, whole: Grid, unit: str
+    path: Path,
+    gain: np.ndarray,
+    region: Grid,
+    importance: np.ndarray,
+    whole: Grid,
+    unit: str,
+    credit: Credit = NOBODY,
 ) -> Path:
     """Maps of what experiment 2 gains, and of what its forecast depends on.
 
@@ -116,7 +123,9 @@ def where(
     for place in (left, right):
         place.set_aspect(1 / np.cos(np.radians(region.y.mean())) if not region.projected else 1)
         degrees(place, region.projected)
-    return saved(path, figure)
+    if credit.line:
+        figure.supxlabel(credit.line, size=8, color="0.45")
+    return pictures.saved(path, figure, credit, "Where region 2 helps, and what is looked at")
 
 
 def bar(figure: Figure, place: Axes, drawn: Any, label: str) -> None:
@@ -159,14 +168,16 @@ def maps(
     channel: Mapping[str, Any],
     hours: float | None,
     grid: Grid,
+    credit: Credit = NOBODY,
 ) -> list[Path]:
     """Truth, both experiments, and their differences; a picture of each date, all of one scale."""
     every = np.concatenate([field for dated in dates for field in dated.differences.values()])
     errors = pictures.error_look(channel, "difference", hours)
     most = max(errors.high, rounded_up(float(np.nanquantile(np.abs(every), WITHIN))))
     errors = replace(errors, low=-most, high=most)
+    look = pictures.look(channel, hours=hours)
     return [
-        pictures.panels(file, scene(dated, pictures.look(channel, hours=hours), errors, grid), 100)
+        pictures.panels(file, replace(scene(dated, look, errors, grid), credit=credit), 100)
         for file, dated in zip(files, dates, strict=True)
     ]
 
@@ -193,9 +204,3 @@ def scene(dated: Dated, look: pictures.Look, errors: pictures.Look, grid: Grid) 
         unit="km" if grid.projected else "deg",
         origin="map" if grid.projected else "earth",
     )
-
-
-def saved(path: Path, figure: Figure) -> Path:
-    with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path

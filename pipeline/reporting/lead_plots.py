@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import atomic
+from pipeline import pictures
+from pipeline.credit import Credit
 from pipeline.reporting.tables import OVER_LEADS
 from pipeline.reporting.words import head, time_unit
 
@@ -59,6 +60,4 @@ def draw(
         axes.remove()
     lines, labels = every[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
+    return pictures.saved(path, figure, Credit.of(told), "Scores by lead time")

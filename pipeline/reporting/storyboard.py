@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline import inputs, pictures
 from pipeline.answers import MODEL, Answers, shown
+from pipeline.credit import NOBODY, Credit
 from pipeline.errors import UserError
 from pipeline.metrics import Errors
 from pipeline.pictures import Extent, Look
@@ -99,7 +100,7 @@ def drawn(
     hours: that rain was accumulated over; again: the command that scores anew. Raises UserError
     where the store has not the frames that were scored.
     """
-    channel = opened.channels[0]
+    channel, credit = opened.channels[0], Credit.of(opened.attrs)
     look = pictures.look(channel, hours=hours)
     errors = pictures.error_look(channel, "model minus truth", hours)
     done: dict[tuple[str, int], Still] = {}
@@ -113,12 +114,14 @@ def drawn(
         H, W = fields[TRUTH].shape
         if frame.key in looping:
             exact = look.logarithmic or max(H, W) <= SMALL  # JPEG's ripples would be drizzle
-            moving[frame.key], shape = middle_pictures(fields, LOOP_SIDE, look, exact=exact)
+            moving[frame.key], shape = middle_pictures(
+                fields, LOOP_SIDE, look, exact=exact, credit=credit
+            )
             whole = (H, W)
         if still := next((s for s in stills if s.key == frame.key), None):
-            made, part = middle_pictures(fields, STILL_SIDE, look, exact=True)
+            made, part = middle_pictures(fields, STILL_SIDE, look, exact=True, credit=credit)
             difference = middle(fields[MODEL] - fields[TRUTH], part)
-            made[ERROR] = uri(pictures.coloured(difference, errors), exact=True)
+            made[ERROR] = uri(pictures.coloured(difference, errors), exact=True, credit=credit)
             where = ground(opened, answers, frame.track, (H, W), part)
             found = Still(still, made, part, (H, W), where)
             if look.logarithmic:
@@ -188,7 +191,12 @@ def as_scored(answer: Tensor, truth: Tensor, rmse: float | None) -> bool:
 
 
 def middle_pictures(
-    fields: Mapping[str, np.ndarray], side: int, look: Look, *, exact: bool = False
+    fields: Mapping[str, np.ndarray],
+    side: int,
+    look: Look,
+    *,
+    exact: bool = False,
+    credit: Credit = NOBODY,
 ) -> tuple[dict[str, str], tuple[int, int]]:
     """The middle of each field as a picture, and the (H, W) of the fine ones."""
     whole = fields[TRUTH].shape
@@ -199,7 +207,8 @@ def middle_pictures(
     for what, values in fields.items():
         part = (shape[0] // f, shape[1] // f) if what == COARSE else (shape[0], shape[1])
         colours = pictures.coloured(middle(values, part), look)
-        made[what] = uri(colours, exact=exact or what == COARSE)  # its pixels are to be seen
+        kept = exact or what == COARSE  # its pixels are to be seen
+        made[what] = uri(colours, exact=kept, credit=credit)
     return made, (shape[0], shape[1])
 
 
@@ -251,7 +260,7 @@ def bar(look: Look) -> str:
     return uri(pictures.coloured(look.values()[None], look), exact=True)
 
 
-def uri(image: np.ndarray, *, exact: bool) -> str:
+def uri(image: np.ndarray, *, exact: bool, credit: Credit = NOBODY) -> str:
     kind = "webp" if exact else "jpeg"
-    text = base64.b64encode(pictures.encoded(image, exact=exact)).decode("ascii")
+    text = base64.b64encode(pictures.encoded(image, exact=exact, credit=credit)).decode("ascii")
     return f"data:image/{kind};base64,{text}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import pictures
 from pipeline.answers import MODEL, Answers
+from pipeline.credit import NOBODY, Credit
 from pipeline.errors import UserError
 from pipeline.pictures import Extent, Look
 from pipeline.reporting.choice import LOOP_FRAMES, Scored, Window
@@ -60,14 +61,14 @@ def drawn(
     accumulated over; again: the command that scores anew. Raises UserError where the store has not
     the frames that were scored.
     """
-    look = pictures.look(channel, hours=hours)
+    look, credit = pictures.look(channel, hours=hours), Credit.of(opened.attrs)
     errors = pictures.error_look(channel, "model minus truth", hours, ahead=True)
     methods = answers.rows[: 1 + BESIDE]
     strips, loop = [], None
     for window in chosen:
         fields = restored(opened, answers, window, methods, again)
         track = opened.track(window.track)
-        strips.append(strip(answers, window, fields, look, errors, track))
+        strips.append(strip(answers, window, fields, look, errors, track, credit))
         if window is looped:
             loop = played(opened, answers, window, fields, look)
         yield None
@@ -131,13 +132,20 @@ def donors(track: Track, task: Forecast, first: int) -> np.ndarray | None:
 
 
 def strip(
-    answers: Answers, window: Window, fields: Fields, look: Look, errors: Look, track: Track
+    answers: Answers,
+    window: Window,
+    fields: Fields,
+    look: Look,
+    errors: Look,
+    track: Track,
+    credit: Credit = NOBODY,
 ) -> Strip:
     future = len(window.frames)
     leads = np.linspace(0, future - 1, min(SHOWN, future)).round().astype(int).tolist()
 
     def drawn_in(style: Look, values: np.ndarray) -> str:
-        return uri(pictures.coloured(shrunk(values, STRIP_SIDE), style), exact=True)
+        image = pictures.coloured(shrunk(values, STRIP_SIDE), style)
+        return uri(image, exact=True, credit=credit)
 
     made = {
         what: [drawn_in(look, values[lead]) for lead in leads]
@@ -163,9 +171,11 @@ def played(opened: Store, answers: Answers, window: Window, fields: Fields, look
     past, (H, W) = len(fields.past), fields.past.shape[-2:]
     shape = shrunk(fields.past[-1], LOOP_SIDE).shape
     exact = look.logarithmic or max(shape) <= SMALL  # JPEG's ripples would be drizzle
+    credit = Credit.of(opened.attrs)
 
     def picture(values: np.ndarray) -> str:
-        return uri(pictures.coloured(shrunk(values, LOOP_SIDE), look), exact=exact)
+        image = pictures.coloured(shrunk(values, LOOP_SIDE), look)
+        return uri(image, exact=exact, credit=credit)
 
     every = -(-len(fields.times) // LOOP_FRAMES)
     places = list(range(len(fields.times)))[::every]

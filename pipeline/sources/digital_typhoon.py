@@ -78,6 +78,13 @@ ATTRS: dict[str, str | float] = {
     "projection": "azimuthal, centred on the storm",
     "pixel_km": 5.0,
 }
+INVENTED = "INVENTED.txt"  # beside image/: these storms are drawn in the release's form
+OF_INVENTED: dict[str, str | float] = {
+    "title": "Invented typhoons in the form of Digital Typhoon",
+    "source": "drawn by eddy, not observed",
+    "projection": ATTRS["projection"],
+    "pixel_km": ATTRS["pixel_km"],
+}
 # csv column -> variable and its attributes. 0 kt stands in the table for "not analysed" below
 # tropical-storm strength; it is kept as it is.
 BEST_TRACK: dict[str, tuple[str, dict[str, str]]] = {
@@ -262,7 +269,7 @@ def release_of(
     return Release(
         format="digital_typhoon",
         path=path,
-        attrs=ATTRS,
+        attrs=OF_INVENTED if is_invented(home) else ATTRS,
         channels=tuple(CHANNELS[number] for number in numbers),
         tracks=tuple(tracks),
         problems=(*problems, *dict.fromkeys(told)),
@@ -374,6 +381,17 @@ def basin(folder: Path) -> str:
     return name if name in HEMISPHERES else ""
 
 
+def is_invented(path: Path) -> bool:
+    """Whether a tree, or one up to two folders above, says so of itself."""
+    return any((home / INVENTED).is_file() for home in homes(path))
+
+
+def homes(path: Path) -> list[Path]:
+    """Where what is said of a tree may lie: `infer` is given image/<id> alone."""
+    path = path.resolve()
+    return [path, *list(path.parents)[: 3 if path.is_file() else 2]]
+
+
 class BestTracks:
     """The best-track tables beside a tree: `metadata/<id>.csv`, or one `aux_data.csv` for all.
 
@@ -382,10 +400,9 @@ class BestTracks:
     """
 
     def __init__(self, path: Path) -> None:
-        path = path.resolve()
-        homes = [path, *list(path.parents)[: 3 if path.is_file() else 2]]
-        self.folder = next((h / "metadata" for h in homes if (h / "metadata").is_dir()), None)
-        tables = (h / name for h in homes for name in ("aux_data.csv", "metadata/aux_data.csv"))
+        places = homes(path)
+        self.folder = next((h / "metadata" for h in places if (h / "metadata").is_dir()), None)
+        tables = (h / name for h in places for name in ("aux_data.csv", "metadata/aux_data.csv"))
         self.table = next((t for t in tables if t.is_file()), None)
         self.problems: list[str] = []
         self._all: pd.DataFrame | None = None
