@@ -19,7 +19,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from rich.theme import Theme
 
+# Neither yellow nor cyan, which vanish on white.
+COLOURS = Theme({f"progress.{part}": "none" for part in ("elapsed", "remaining", "download")})
 LOG_SECONDS = 15.0  # between two lines where there is no terminal
 
 
@@ -46,7 +49,7 @@ class Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.3g} {self.unit}/s" if speed else "", style="cyan")
+        return Text(f"{speed:.3g} {self.unit}/s" if speed else "")
 
 
 def say(note: str) -> None:
@@ -63,7 +66,7 @@ def working(what: str, *, in_logs: bool = True) -> Iterator[None]:
 
     A terminal shows for how long, and forgets it at the end; a log has a line, unless not wanted.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, theme=COLOURS)
     if _muted:
         yield
     elif console.is_terminal:
@@ -83,7 +86,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     if _muted:
         yield lambda n=1, note="": None
         return
-    console = Console(stderr=True)
+    console = Console(stderr=True, theme=COLOURS)
     if not console.is_terminal:
         with logged(console, what, total, unit) as advance:
             yield advance

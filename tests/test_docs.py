@@ -1020,11 +1020,20 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that the first words name, in groups within groups, and the words after them."""
+    command: Any = typer.main.get_command(cli.app)
+    while words and (inner := getattr(command, "commands", {}).get(words[0])):
+        command, words = inner, words[1:]
+    if hasattr(command, "commands") and words and not words[0].startswith("-"):
+        raise KeyError(f"{command.name} has no {words[0]}")
+    return command, words
+
+
 def parse(words: list[str]) -> None:
     """As the command line does; nothing is run. Raises for what it would refuse."""
-    group = typer.main.get_command(cli.app)
-    command = group.commands[words[0]]  # type: ignore[attr-defined]  # a group has them
-    command.make_context(words[0], list(words[1:]))
+    command, rest = command_of(words)
+    command.make_context(words[0], list(rest))
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -1049,14 +1058,13 @@ def test_commands_are_found_and_a_wrong_one_is_noticed() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_options_named_in_sentences_exist(name: str) -> None:
     """Inline, `cli convert ... --max-missing 0.05` need not be whole; its options must exist."""
-    group = typer.main.get_command(cli.app)
     prose = FENCED.sub("", (ROOT / name).read_text(encoding="utf-8"))
     for code in quoted(prose):
         match = OPTIONS_IN_PROSE.match(" ".join(code.split()))
         if not match or match[1].isupper():
             continue
-        known = group.commands[match[1]].params  # type: ignore[attr-defined]
-        options = {option for of in known for option in of.opts} | {"--help"}
+        command, _ = command_of([match[1], *match[2].split()])
+        options = {option for of in command.params for option in of.opts} | {"--help"}
         assert set(re.findall(r"--[a-z][a-z-]*", match[2])) <= options, code
 
 

@@ -653,6 +653,9 @@ def test_an_experiment_goes_on_where_it_stopped(home: Path):
         upstream.upstream(*asked(home), out, train=first)
     assert first.runs == ["alone/seed-0", "upstream/seed-0", "mean/seed-0"]
     assert not (out / "upstream.json").exists()
+    ahead = upstream.rehearsed(*asked(home), out)  # 59 windows, 8 in a step
+    assert "experiment 1, region 1 alone: 1 training of 7 steps, 1 of them done" in ahead
+    assert ahead[-1].endswith("; 7 steps to go")
 
     second = Watched()
     done = upstream.upstream(*asked(home), out, train=second)
@@ -678,6 +681,17 @@ def test_an_experiment_goes_on_where_it_stopped(home: Path):
         upstream.upstream(*asked(home, "training.lr=0.01"), out, train=Watched())
     with pytest.raises(UserError, match=r"upstream\.upstream was .* choose another --out"):
         upstream.upstream(*asked(home, f"upstream.upstream={box(82, 89)}"), out, train=Watched())
+
+
+def test_a_dry_run_writes_nothing(home: Path, tmp_path: Path):
+    words = ["--store", home / "world.zarr", "--split", home / "world.split.json", "--seeds", 2]
+    words = ["upstream", home / "settings.yaml", *words, "--out", tmp_path / "none"]
+    said = CliRunner().invoke(cli.app, [str(word) for word in [*words, "--dry-run"]])
+    assert said.exit_code == 0, said.output
+    assert "6 trainings, " in said.stdout
+    assert "; 42 steps to go" in said.stdout  # 3 arms, 2 seeds, 7 steps
+    assert said.stdout.splitlines()[-1] == f"Next      cli {' '.join(map(str, words))}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_training_that_was_told_to_stop_stops_the_experiment(home: Path):

@@ -14,7 +14,6 @@ from typing import Any
 import typer
 
 Offer = list[str | tuple[str, str]]  # words, or each with its meaning
-MOST = 500  # words
 
 Completer = Callable[[typer.Context, str], Offer]
 
@@ -24,9 +23,8 @@ def quietly(offered: Callable[[typer.Context, str], Iterable[str | tuple[str, st
 
     def complete(ctx: typer.Context, incomplete: str) -> Offer:
         try:
-            found = offered(ctx, incomplete)
-            fit = (o for o in found if (o if isinstance(o, str) else o[0]).startswith(incomplete))
-            return sorted(fit, key=lambda o: o if isinstance(o, str) else o[0])[:MOST]
+            found = offered(ctx, incomplete)  # typer keeps those that begin with the word
+            return sorted(found, key=lambda o: o if isinstance(o, str) else o[0])
         except Exception:  # of a broken file or a folder that may not be read
             return []
 

@@ -69,7 +69,7 @@ def shown(ctx: typer.Context, out: Path) -> None:
 
     def step(name: str, *words: str | Path) -> None:
         """One command, as a user would type it."""
-        console.print(f"\n[bold cyan]$ cli {name} {' '.join(map(str, words))}[/]")
+        console.print(f"\n[bold]$ cli {name} {' '.join(map(str, words))}[/]")
         begun = time.monotonic()
         code = group.main([name, *map(str, words)], prog_name="cli", standalone_mode=False)
         if code == INTERRUPTED:
