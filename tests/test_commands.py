@@ -491,9 +491,9 @@ def test_stopped_it_says_how_to_go_on(
 
 
 def stopped(home: Path, number: signal.Signals, until: str, *words: object) -> tuple[int, str]:
-    """Start a command, wait until a file is there, send a signal to its whole process group.
+    """Start a command, wait until a file is there, stop it: exit code, and all that it said.
 
-    Exit code, and all that it said.
+    SIGINT goes to all of its processes, as a terminal's Ctrl-C does, SIGTERM to the first.
     """
     process = subprocess.Popen(
         [*CLI, *map(str, words)], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -502,7 +502,7 @@ def stopped(home: Path, number: signal.Signals, until: str, *words: object) -> t
     latest = time.monotonic() + 120
     while not list(home.glob(until)) and process.poll() is None and time.monotonic() < latest:
         time.sleep(0.02)
-    os.killpg(process.pid, number)
+    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert "Traceback" not in said
     return process.returncode, said

@@ -998,6 +998,7 @@ def test_own_data_as_on_the_page(
 # --- the commands of all pages ----------------------------------------------------------------
 
 PAGES = [*sorted(f"docs/{file.name}" for file in DOCS.glob("*.md")), "README.md", "README.zh-CN.md"]
+GROUP: Any = typer.main.get_command(cli.app)
 OPTIONS_IN_PROSE = re.compile(r"^cli (\w+)(?: |$)(.*)$", re.DOTALL)
 
 
@@ -1022,7 +1023,7 @@ def commands(text: str) -> list[list[str]]:
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the first words name, in groups within groups, and the words after them."""
-    command: Any = typer.main.get_command(cli.app)
+    command = GROUP
     while words and (inner := getattr(command, "commands", {}).get(words[0])):
         command, words = inner, words[1:]
     if hasattr(command, "commands") and words and not words[0].startswith("-"):

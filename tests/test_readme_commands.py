@@ -4,7 +4,7 @@ They run in a folder made as a reader's would be: the clone's configs/, data/WP 
 that the page speaks of, and the environment's `cli` and `eddy`. Three things are not the reader's:
 
 - the data is invented, and its frames are 128 pixels wide;
-- the settings files have fewer steps and narrower networks, by SMALLER; nothing else differs;
+- the settings files have fewer steps, smaller crops and narrower networks, by SMALLER alone;
 - `make` is only asked what it would do (what it would do is tested in test_cli.py).
 
 What is not run at all is in NOT_RUN, each with its reason.
@@ -53,15 +53,20 @@ NOT_RUN = {
     "cli --install-completion": "writes into the start-up files of the shell",
 }
 
-# Fewer steps and narrower networks
+# Fewer steps, smaller crops, narrower networks
 BRIEF = {"training.epochs": 1, "training.validation_crops": 2}
 SMALLER: dict[str, dict[str, Any]] = {
-    "tempogan.yaml": {"model.width": 8, "model.n_residual_blocks": 1, "model.warmup_steps": 2},
+    "tempogan.yaml": {
+        "model.width": 8, "model.n_residual_blocks": 1, "model.warmup_steps": 2,
+        "training.patch_size": 64,
+    },
     "tempogan_cpu.yaml": {
         "model.width": 8, "model.n_residual_blocks": 1, "model.warmup_steps": 2,
         "training.crops_per_window": 1,
     },
-    "tempogan_eddy.json": {"model.width": 8, "model.n_residual_blocks": 1},
+    "tempogan_eddy.json": {
+        "model.width": 8, "model.n_residual_blocks": 1, "training.patch_size": 64,
+    },
     "srgan_precipitation.yaml": {
         "model.width": 8, "model.n_residual_blocks": 1, "model.fine_width": 4,
         "model.discriminator_width": 4, "model.discriminator_hidden": 8, "model.pretrain_steps": 2,

@@ -33,7 +33,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="Default: the first run's own.",
+            help="Take frames from this store. Default: the first run's own.",
             autocompletion=completion.stores,
             rich_help_panel=DATA,
         ),

@@ -12,10 +12,10 @@ from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Json, ManifestDir, flag
 from pipeline.commands.screen import (
     MANY,
+    again,
     brief,
     console,
     finish_with,
-    for_good,
     ids_in,
     note,
     stoppable,
@@ -378,4 +378,4 @@ def planned(source: Path, ids: list[str], options: Any, json: str | None) -> Non
     )
     for sentence in release.notes:
         note(sentence)
-    finish_with(list(release.problems), *for_good())
+    finish_with(list(release.problems), *again())

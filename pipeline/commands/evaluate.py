@@ -40,14 +40,18 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="Default: the run's own.",
+            help="Score on this store. Default: the run's own.",
             autocompletion=completion.stores,
             rich_help_panel=DATA,
         ),
     ] = None,
     split: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Default: the run's own.", rich_help_panel=DATA),
+        typer.Option(
+            metavar="FILE",
+            help="And by this split. Default: the run's own.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     arrays: Annotated[
         Path | None,

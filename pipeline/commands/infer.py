@@ -10,9 +10,9 @@ import typer
 from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Device, Json, Which, flag
 from pipeline.commands.screen import (
+    again,
     console,
     finish_with,
-    for_good,
     note,
     stoppable,
     told,
@@ -275,7 +275,7 @@ def infer(
     words: list[object]
     if dry_run:
         console.print("Nothing was written")
-        words = [*for_good()]
+        words = [*again()]
     elif done.mode == "check":
         words = ["export", run]
     else:  # what it is worth

@@ -36,7 +36,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="Default: the one that was scored.",
+            help="Take frames from this store. Default: the one that was scored.",
             autocompletion=completion.stores,
             rich_help_panel=DATA,
         ),

@@ -44,13 +44,18 @@ def next_step(*words: object) -> None:
     told("Next", command(*words))
 
 
-def for_good() -> list[str]:
-    """The words of a dry run without what makes it one."""
+def again(*without: str) -> list[str]:
+    """The words that were typed, for good: without --dry-run, what goes with it, and those options.
+
+    without: options that have values.
+    """
     words = list(typed)
-    for option in ("--json", "--memory"):  # with their values: of a dry run alone
+    valued = ("--json", "--memory", *without)
+    for option in valued:
         while option in words:
             del words[words.index(option) : words.index(option) + 2]
-    return [word for word in words if not word.startswith(("--dry-run", "--json=", "--memory="))]
+    dropped = ("--dry-run", *(f"{option}=" for option in valued))
+    return [word for word in words if not word.startswith(dropped)]
 
 
 def command(*words: object) -> str:

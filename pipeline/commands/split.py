@@ -12,8 +12,8 @@ from rich.table import Table
 from pipeline.commands import completion
 from pipeline.commands.arguments import OUTPUT, Json, ManifestDir, Store, flag
 from pipeline.commands.screen import (
+    again,
     console,
-    for_good,
     listed,
     next_step,
     note,
@@ -93,8 +93,8 @@ def split(
 ) -> None:
     """Hold whole typhoons out: a training, an eval and a test part.
 
-    Reads a store (or a raw tree), writes one small JSON file with the ids of each part and the
-    training part's statistics: nothing that is scored was trained on, and nothing is scaled by it.
+    Whole ones, because the frames of one storm resemble one another. Reads a store (or a raw tree),
+    writes one small JSON file with the ids of each part and the training part's statistics.
 
     Examples:
         cli split data/WP.zarr --eval-ids 2015-2018 --test-ids 2019-2022
@@ -138,7 +138,7 @@ def split(
         note("the training tracks hold no triplet: nothing to train")
     if dry_run:
         console.print("Nothing was written")
-        next_step(*for_good())
+        next_step(*again())
         return
     told("Split", file)
     usual = file == manifest.split_file(manifest.FOLDER, path)

@@ -17,8 +17,8 @@ from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Json, Set, flag
 from pipeline.commands.screen import (
     INTERRUPTED,
+    again,
     console,
-    for_good,
     next_step,
     note,
     stoppable,
@@ -155,7 +155,7 @@ def train(
         with stoppable("nothing was written; the same command starts over"):
             rehearsed(settings, memory, json)
         console.print("Nothing was written")
-        next_step(*for_good())
+        next_step(*again())
         return None
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     try:

@@ -10,7 +10,7 @@ import typer
 from pipeline import shipped
 from pipeline.commands import completion
 from pipeline.commands.arguments import Set, flag
-from pipeline.commands.screen import console, for_good, next_step, note, stoppable, told
+from pipeline.commands.screen import again, console, next_step, note, stoppable, told
 from pipeline.commands.tables import method_table
 
 
@@ -27,12 +27,16 @@ def upstream(
     store: Annotated[
         Path | None,
         typer.Option(
-            metavar="STORE", help="Default: the settings' own.", autocompletion=completion.stores
+            metavar="STORE",
+            help="What `cli convert` wrote. Default: the settings' own.",
+            autocompletion=completion.stores,
         ),
     ] = None,
     split: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Default: data_manifest/STORE.split.json."),
+        typer.Option(
+            metavar="FILE", help="What `cli split` wrote. Default: data_manifest/STORE.split.json."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path("upstream"),
     seeds: Annotated[
@@ -82,7 +86,7 @@ def upstream(
         for line in stage.rehearsed(settings, asked, out):
             say(line)
         console.print("Nothing was written")
-        next_step(*for_good())
+        next_step(*again())
         return
     with stoppable(f"what was trained is kept in {out}; the same command goes on"):
         done = stage.upstream(settings, asked, out, train=training.train, say=say)
@@ -97,4 +101,4 @@ def upstream(
     console.print(f"\n{found.verdict()}\n", markup=False)
     told("Page", done.page)
     told("All", done.file)
-    next_step("upstream", config, "--out", out, "--seeds", asked.seeds + 2)
+    next_step(*again("--seeds"), "--seeds", asked.seeds + 2)
