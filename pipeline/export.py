@@ -177,7 +177,7 @@ def sample_of(run: Path, trained: Checkpoint) -> Sample | None:
         for path in (run / "samples").glob("epoch-*.png")
         if (found := re.fullmatch(r"epoch-(\d+)", path.stem))
     }
-    fit = [number for number in drawn if number <= epoch]
+    fit = [number for number in drawn if 0 < number <= epoch]  # 0: before the first step
     return Sample(drawn[max(fit)], max(fit)) if fit else None
 
 

@@ -155,6 +155,8 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
             return False
         return engine.agreed(fabric, told_to_stop())
 
+    if not at.step and t.sample_every_epochs:
+        trainer.draw_samples(log)  # what goes in and should come out is to be seen before the hours
     with progress("train", trainer.total_steps - at.step, "steps") as advance:
         while at.epoch < t.epochs:
             if t.patience and at.stale_epochs >= t.patience:

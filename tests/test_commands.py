@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 import cli
-from pipeline import shipped
+from pipeline import progress, shipped
 from pipeline.commands import completion, help, screen
 
 ROOT = Path(__file__).parents[1]
@@ -378,6 +378,13 @@ def test_only_one_function_says_notes() -> None:
     for file in (ROOT / "pipeline").rglob("*.py"):
         if file.name != "progress.py":
             assert not re.search(r"print\([^)]*Note:", file.read_text(encoding="utf-8")), file
+
+
+def test_a_stretch_without_steps_is_named_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.working("export"):
+        assert capsys.readouterr() == ("", "export ...\n")
+    with progress.working("start", in_logs=False), progress.muted(), progress.working("export"):
+        assert capsys.readouterr() == ("", "")
 
 
 def test_a_shell_that_expands_the_parts_of_an_archive(tmp_path: Path) -> None:

@@ -240,6 +240,22 @@ def test_accumulation_steps_once_for_several_batches(data: Path, tmp_path: Path)
     assert done.position.step == 2  # 8 batches: two times three, the rest is left out
 
 
+def test_what_goes_in_is_drawn_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    drawing = [*SINGLE, "training.epochs=1", "training.sample_every_epochs=1"]
+    quiet = small(data, *drawing[:-1])
+    train.train(small(data, *drawing), tmp_path / "drawn")
+    train.train(quiet, tmp_path / "quiet")
+    files = sorted((tmp_path / "drawn/samples").iterdir())
+    assert [file.name for file in files] == ["epoch-0000.png", "epoch-0001.png"]
+    assert not (tmp_path / "quiet/samples").exists()
+    kept, same = weights(tmp_path / "drawn"), weights(tmp_path / "quiet")
+    assert all(torch.equal(kept[name], same[name]) for name in kept)
+    before = files[0].stat().st_mtime_ns
+    longer = small(data, *drawing, "training.epochs=2")
+    train.train(longer, tmp_path / "drawn", resume=True)
+    assert files[0].stat().st_mtime_ns == before
+
+
 def test_periodic_checkpoints_and_early_stop(data: Path, tmp_path: Path) -> None:
     more = ["training.checkpoint_every_epochs=1", "training.patience=1", "training.epochs=50"]
     more += [*CONTENT, "training.lr=1e-9", "training.ema=0"]

@@ -87,7 +87,7 @@ def shown(ctx: typer.Context, out: Path) -> None:
     (out / "WP" / INVENTED).write_text("Drawn by `cli demo`: no data of Digital Typhoon.\n")
     seconds["raw files"] = time.monotonic() - begun
     held_out = storms[-1].id
-    step("inspect", out / "WP", "--quick")
+    step("inspect", out / "WP", "--html", out / "WP.html")
     (out / "demo.yaml").write_text(DEMO_SETTINGS)
     manifests = out / "data_manifest"
     step("convert", out / "WP", out / "WP.zarr", "--manifest-dir", manifests)
@@ -113,6 +113,7 @@ def shown(ctx: typer.Context, out: Path) -> None:
     console.print("[bold]Look at[/]")
     for path in sorted(p for p in out.rglob(f"{held_out}*") if p.suffix in (".png", ".mp4", ".nc")):
         console.print(f"  {path}")
+    console.print(f"  {out / 'WP.html'}")
     console.print(f"  {out / 'run' / 'report.html'}")
     console.print(f"  tensorboard --logdir {out / 'run' / 'tensorboard'}")
     next_step("inspect", "data/WP", "--quick")

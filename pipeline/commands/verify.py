@@ -26,6 +26,7 @@ KEYS = {
     "bytes": "of the store that were read",
     "seconds": "that took",
     "source": "what it was compared with; null: nothing",
+    "frames_compared": "frames that were read from the source again; null: not compared",
     "frames_equal_to_source": "frames that equal their files bit for bit; null: not compared",
     "faults": "of each where, what and way_out",
     "notes": "sentences",
@@ -76,9 +77,10 @@ def verify(
             "bytes": done.bytes,
             "seconds": done.seconds,
             "source": source,
+            "frames_compared": done.compared,
             "frames_equal_to_source": done.equal,
             "faults": [asdict(fault) for fault in done.faults],
-            "notes": getattr(done, "notes", []),
+            "notes": done.notes,
         },
     )
     for fault in done.faults:
@@ -93,8 +95,8 @@ def verify(
         f" in {done.seconds:.1f} s ({gib / max(done.seconds, 1e-9):.2f} GiB/s)"
     )
     if done.equal is not None:
-        console.print(f"{done.equal} of {done.frames} frames equal their files, bit for bit")
-    for sentence in getattr(done, "notes", []):
+        console.print(f"{done.equal} of {done.compared} frames equal their files, bit for bit")
+    for sentence in done.notes:
         note(sentence)
     if done.faults:
         fail(f"{path}: {len(done.faults)} faults, listed above", 1)
