@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 from rich.theme import Theme
 
@@ -43,8 +44,8 @@ def muted() -> Iterator[None]:
 class Rate(ProgressColumn):
     """Units per second."""
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
+    def __init__(self, unit: str, table_column: Column | None = None) -> None:
+        super().__init__(table_column)
         self.unit = unit
 
     def render(self, task: Task) -> Text:
@@ -82,9 +83,12 @@ def working(what: str, *, in_logs: bool = True) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """Yields advance(n=1, note=""); what is done is drawn on standard error."""
+    """Yields advance(n=1, note="", keep=False); what is done is drawn on standard error.
+
+    A note stands beside the bar until the next one; to be kept, it has a line of its own.
+    """
     if _muted:
-        yield lambda n=1, note="": None
+        yield lambda n=1, note="", keep=False: None
         return
     console = Console(stderr=True, theme=COLOURS)
     if not console.is_terminal:
@@ -92,23 +96,25 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
             yield advance
         return
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        Rate(unit),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        Rate(unit, table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("ETA", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, ratio=1)),
         console=console,
+        expand=True,
     )
     with bar:
         task = bar.add_task(what, total=total, note="")
 
-        def advance_bar(n: int = 1, note: str = "") -> None:
+        def advance_bar(n: int = 1, note: str = "", keep: bool = False) -> None:
             bar.update(task, advance=n)
-            if note:
+            if note and keep:
+                bar.console.print(note, highlight=False, markup=False, soft_wrap=True)
+            elif note:
                 bar.update(task, note=note)
 
         yield advance_bar
@@ -129,10 +135,10 @@ def logged(console: Console, what: str, total: int, unit: str) -> Iterator[Calla
             soft_wrap=True,
         )
 
-    def advance(n: int = 1, note: str = "") -> None:
+    def advance(n: int = 1, note: str = "", keep: bool = False) -> None:
         nonlocal done, last
         done += n
-        if time.monotonic() - last >= LOG_SECONDS or (n and done == total):
+        if keep or time.monotonic() - last >= LOG_SECONDS or (n and done == total):
             last = time.monotonic()
             line(note)
 

@@ -184,7 +184,7 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
             at.epoch, at.batch = at.epoch + 1, 0
             flush()
             scores = trainer.validated(log)
-            advance(0, f"epoch {at.epoch}: RMSE " + told(scores))
+            advance(0, f"epoch {at.epoch}: RMSE " + told(scores), keep=True)
             trainer.keep(scores[MODEL])
             if due(at.epoch, t.sample_every_epochs):
                 trainer.draw_samples(log)
