@@ -453,11 +453,11 @@ def test_limits_of_forecasts(run: Path, tmp_path: Path) -> None:
 def test_the_picture_is_of_the_checkpoint_s_epoch(run: Path, tmp_path: Path) -> None:
     (run / "samples").mkdir()
     for epoch in (0, 2, 6, 9):
-        Image.new("L", (epoch, 1)).save(run / "samples" / f"epoch-{epoch:04d}.png")
+        Image.new("L", (epoch + 1, 1)).save(run / "samples" / f"epoch-{epoch:04d}.png")
     text = text_of(run, tmp_path / "out")
     assert "after epoch 6 of the training" in text  # the checkpoint is of epoch 7
     with Image.open(tmp_path / "out" / folder.PICTURE) as picture:
-        assert picture.size == (6, 1)
+        assert picture.size == (7, 1)
     assert f"({folder.PICTURE})" in text
 
 

@@ -327,6 +327,7 @@ def moved(folder: Path) -> Path:
     return folder / "other.json"
 
 
+@pytest.mark.slow
 def test_resumed_within_an_epoch_is_the_undisturbed_run(home: Path, tmp_path: Path) -> None:
     """onecycle and AdamW too: bit for bit."""
     asked = settings(home, "training.epochs=1")

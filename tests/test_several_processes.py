@@ -283,7 +283,10 @@ def gently(name: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "pastnet" else n for n in models.names()],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("pastnet", "simvp") else n
+        for n in models.names()
+    ],
 )
 def test_two_processes_train_as_one(data: Path, tmp_path: Path, start: Start, name: str) -> None:
     asked = of_model(name, "training.epochs=2", *gently(name))
