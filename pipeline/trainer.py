@@ -384,7 +384,7 @@ class Trainer:
         return False
 
     def draw_samples(self, log: Log) -> None:
-        """The same few validation windows at first and after epochs, in samples/ and TensorBoard."""
+        """The same few validation windows at first and by epoch, in samples/ and TensorBoard."""
 
         def draw() -> None:
             picture = self.samples.drawn(
