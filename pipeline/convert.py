@@ -113,6 +113,8 @@ def bring_up_to_date(
     before = finished_ids(target)
     kept = [id for id in before if id not in chosen]
     refuse_mixed(target, kept, settings)
+    if kept:
+        refuse_other_rights(target, release)
 
     with writing(target):
         done = run(jobs, target, crew) if jobs else {}
@@ -227,6 +229,23 @@ def refuse_mixed(target: Path, kept: Sequence[str], settings: ConvertSettings) -
     for id in kept:
         if told := other_settings(target, id, settings):
             raise UserError(f"{target}: {told}; convert all tracks again, or into another store")
+
+
+def refuse_other_rights(target: Path, release: Release) -> None:
+    """A store tells one licence and credit of all its tracks. Raises UserError."""
+    try:
+        before = store.open_store(target).attrs
+    except UserError:
+        return  # it is unfinished, or its root is lost, and tells none
+    told = [
+        "; ".join(str(attrs.get(name) or f"no {name}") for name in ("license", "attribution"))
+        for attrs in (before, release.attrs)
+    ]
+    if told[0] != told[1]:
+        raise UserError(
+            f"{target}: holds tracks of other data ({told[0]}) than {release.path} ({told[1]}); "
+            "convert into a store of its own"
+        )
 
 
 def other_settings(target: Path, id: str, settings: ConvertSettings) -> str:

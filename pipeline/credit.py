@@ -124,7 +124,7 @@ def link(licence: str) -> str:
 
 def text(attrs: Mapping[str, Any], name: str) -> str:
     """An attribute on one line; "" where it is not there."""
-    return " ".join(str(attrs.get(name, "")).split())
+    return " ".join(str(attrs.get(name) or "").split())
 
 
 def spoken(texts: Mapping[str, str]) -> dict[str, str]:

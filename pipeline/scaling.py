@@ -163,17 +163,13 @@ def fit(kind: str, channels: Sequence[Mapping[str, Any]], statistics: Statistics
     range: each channel's valid range becomes -1..1, whatever the data. standard: the training
     tracks' mean and standard deviation become 0 and 1. log1p: of log(1 + value), 0 stays 0 and the
     training tracks' largest value becomes 1; so a border of zeros is a border without rain. auto:
-    log1p for rain, range for all else; weather: log1p for rain, standard for all else. A missing
-    pixel takes the training mean.
+    log1p for rain, range where a valid range is known, standard for all else; weather: log1p for
+    rain, standard for all else. A missing pixel takes the training mean.
     Raises UserError for channels that a kind cannot scale.
     """
     if kind not in KINDS:
         raise UserError(f"no scaling {kind!r}; the scalings are {', '.join(KINDS)}")
-    others = {"auto": "range", "weather": "standard"}
-    kinds = tuple(
-        "log1p" if kind in others and is_rain(channel) else others.get(kind, kind)
-        for channel in channels
-    )
+    kinds = tuple(kind_of(kind, channel) for channel in channels)
     pairs = [
         FITS[each](channel, statistics, i)
         for i, (each, channel) in enumerate(zip(kinds, channels, strict=True))
@@ -190,13 +186,22 @@ def fit(kind: str, channels: Sequence[Mapping[str, Any]], statistics: Statistics
     return replace(made, neutral=neutral)
 
 
+def kind_of(kind: str, channel: Mapping[str, Any]) -> str:
+    """How one channel is scaled where all are to be scaled in this way."""
+    if kind not in ("auto", "weather"):
+        return kind
+    if is_rain(channel):
+        return "log1p"
+    return "range" if kind == "auto" and is_range_known(channel) else "standard"
+
+
 def fit_range(channel: Mapping[str, Any], statistics: Statistics, i: int) -> tuple[float, float]:
     """Centre and scale of channel number i; likewise the others."""
     low, high = channel["valid_min"], channel["valid_max"]
     if not is_range_known(channel):
         raise UserError(
             f"channel {channel['name']} [{channel['units']}] has no known valid range, and over "
-            f"{low:g} to {high:g} nothing can be learnt: add --set scaling.kind=standard, or "
+            f"{low:g} to {high:g} nothing can be learnt: leave scaling.kind at auto, or "
             "convert with --valid-min and --valid-max"
         )
     return (high + low) / 2, (high - low) / 2

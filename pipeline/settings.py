@@ -92,8 +92,8 @@ class ScalingSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docs
 
     kind: Literal["auto", "range", "log1p", "standard", "weather"] = "auto"
     """range: valid range to -1..1; standard: z-scores of the training tracks; log1p: log of
-    1 + value, 0 to 0 and the training tracks' maximum to 1; auto: log1p for rain (mm), range for
-    all else; weather: log1p for rain, standard for all else."""
+    1 + value, 0 to 0 and the training tracks' maximum to 1; auto: log1p for rain (mm), range where
+    one is known, else standard; weather: log1p for rain, standard for all else."""
 
 
 class TrainSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -228,7 +228,8 @@ def gathered(
         key, sign, text = item.partition("=")
         if not sign or not key:
             raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
-        origins[put(given, key.strip(), parsed(text, f"--set {item}"), notes)] = f"--set {item}"
+        for leaf, value in flattened({key.strip(): parsed(text, f"--set {item}")}):
+            origins[put(given, leaf, value, notes)] = f"--set {item}"
     return given, origins, notes
 
 
@@ -236,7 +237,7 @@ def read(file: Path) -> dict[str, Any]:
     """A mapping from a YAML or JSON file, or one that comes with eddy. Raises UsageError."""
     file = shipped.find(file)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark
         # YAML forbids the tabs that JSON allows
         value = (
             json.loads(text, object_pairs_hook=once)
@@ -250,7 +251,8 @@ def read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise UsageError(f"{file}: holds a {type(value).__name__}; expected sections with settings")
-    return {key: its for key, its in value.items() if key not in BESIDE}
+    empty = {key for key in RunSettings.model_fields if value.get(key, "") is None}  # all comments
+    return {key: its for key, its in value.items() if key not in {*BESIDE, *empty}}
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -344,7 +346,9 @@ def resolved(tree: dict[str, Any], origins: Mapping[str, str]) -> RunSettings:
 
 def idle(settings: RunSettings, origins: Mapping[str, str]) -> list[str]:
     """A sentence for each setting that was given and that another one leaves nothing to do."""
-    if settings.training.schedule == "onecycle" and "training.beta1" in origins:
+    usual = TrainSettings.model_fields["beta1"].default
+    given = "training.beta1" in origins and settings.training.beta1 != usual
+    if settings.training.schedule == "onecycle" and given:
         return ["training.beta1 has no effect: the schedule onecycle has its own, 0.85 to 0.95"]
     return []
 
@@ -403,6 +407,8 @@ def sentence(
             near = difflib.get_close_matches(where[-1], fields, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
             told = f"unknown setting {key}; {hint}"
+            if key == "upstream":
+                told = "its section upstream is for `cli upstream`, which takes this file"
         elif kind == "model_type":
             told = f"{key} is {fault.get('input')!r}; expected settings below it"
         elif kind == "value_error" and isinstance(fault.get("input"), Mapping):

@@ -61,11 +61,13 @@ def find(given: Path) -> Path:
         for name, file in known.items():
             if given.name in (name, file.name):
                 return file
-    if given.is_dir():
+    if given.is_dir() or given == Path():
         raise UsageError(
             f"{given}: a folder; expected a settings file, or the name of one of eddy's own, as "
             "`cli settings list` shows them (a store is named with --store)"
         )
+    if given.stem in known:
+        raise UsageError(f"{given}: no such settings file; for eddy's own say {given.stem} alone")
     near = difflib.get_close_matches(given.stem, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(

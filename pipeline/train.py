@@ -217,7 +217,7 @@ def refuse_other_run(old: Checkpoint, settings: RunSettings, path: Path) -> None
     other = run_settings.differing(old.settings, settings)
     mends = {k: v for k, v in other.items() if re.match(rf"({'|'.join(MENDS)})(\.|$)", k)}
     if changed := {k: v for k, v in other.items() if k not in MAY_CHANGE | mends.keys()}:
-        told = "; ".join(f"{k} was {was}, now {now}" for k, (was, now) in changed.items())
+        told = "; ".join(f"{k} (was {was}, now {now})" for k, (was, now) in changed.items())
         raise UserError(f"{path}: --resume cannot change {told}; train that into another --run")
     if mends:
         told = "; ".join(f"{k} {now}, not {was}" for k, (was, now) in mends.items())

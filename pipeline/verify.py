@@ -105,7 +105,8 @@ def alone(release: Release, path: Path, ids: Sequence[str]) -> Iterator[str]:
     if only := [id for id in there if id not in set(ids)]:
         yield (
             f"{several(only)} of {release.path} {are(only)} not in the store: {store.few(only)}; "
-            f"`cli convert {release.path} {path}` adds those with readable frames"
+            f"`cli convert {release.path} {path}`, with the options that the store was made with, "
+            "adds those that have readable frames"
         )
 
 

@@ -949,3 +949,23 @@ def test_a_track_whose_files_became_unreadable_stays_as_it_was(release):
     opened = store.open_store(done.store)
     assert opened.ids == ["198703", "202101", "202102"]
     np.testing.assert_array_equal(opened.track("198703").frames[...], before)
+
+
+def test_one_store_holds_the_data_of_one_owner(tiny):
+    """Else what is kept would be told under the licence of what came later."""
+
+    def convert() -> Path:
+        target, settings = tiny.home / "S.zarr", converting.ConvertSettings()
+        converting.convert(tiny.root, target, settings, manifests=tiny.home, workers=1)
+        return target
+
+    tiny.track("202101", range(3))
+    target = convert()
+    before = contents(target)
+    shutil.rmtree(tiny.root / "image/202101")
+    tiny.track("202102", range(3))
+    (tiny.root / digital_typhoon.INVENTED).touch()
+    told = r"holds tracks of other data \(CC BY 4.0; Digital Typhoon.*\) than .* \(no license; no"
+    with pytest.raises(UserError, match=told):
+        convert()
+    assert contents(target) == before

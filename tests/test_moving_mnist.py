@@ -362,7 +362,7 @@ def test_the_command_line_plans_and_inspects(made, tmp_path):
     home, done = made
     planned = CliRunner().invoke(cli.app, ["convert", str(home / "raw"), "x.zarr", "--dry-run"])
     assert planned.exit_code == 0, planned.output
-    assert "4 tracks, 1 files, 20000 frames; uncompressed about 0.3 GiB" in planned.output
+    assert "4 tracks, 1 files, 20000 frames; uncompressed about 328 MB" in planned.output
     quick = CliRunner().invoke(cli.app, ["inspect", str(home / "raw"), "--quick"])
     assert quick.exit_code == 0, quick.output
     seen = CliRunner().invoke(cli.app, ["inspect", str(done.store)])

@@ -450,7 +450,7 @@ def test_make_has_the_page_s_targets() -> None:
     targets = [line.split()[1] for line in lines if line.startswith("make ")]
     assert {*does} <= {*targets}
     for target in targets:
-        asked = ["make", "--dry-run", "--always-make", target]
+        asked = ["make", "--no-print-directory", "--dry-run", "--always-make", target]
         done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "pip install" in done.stdout

@@ -90,12 +90,11 @@ def test_no_range_is_known(low, high):
     own = FLAT.model_copy(update={"min": [210.0]})
     said = (
         rf"^channel o3 \[DU\] has no known valid range, and over {low:g} to {high:g} nothing can "
-        "be learnt: add --set scaling.kind=standard, or convert with --valid-min and --valid-max$"
+        "be learnt: leave scaling.kind at auto, or convert with --valid-min and --valid-max$"
     )
-    for kind in ("auto", "range"):
-        with pytest.raises(UserError, match=said.replace("+", r"\+")):
-            scaling.fit(kind, [ozone], own)
-    for kind in ("standard", "weather"):
+    with pytest.raises(UserError, match=said.replace("+", r"\+")):
+        scaling.fit("range", [ozone], own)
+    for kind in ("auto", "standard", "weather"):
         assert scaling.fit(kind, [ozone], own).kinds == ("standard",)
     known = {**ozone, "valid_min": 100.0, "valid_max": 600.0}
     assert scaling.fit("auto", [known], own).scale == (250.0,)

@@ -12,7 +12,9 @@ import jsonschema
 import pytest
 import yaml
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
+import cli
 import models
 from pipeline import explanations, settings, settings_schema, shipped, tasks
 from pipeline.errors import UsageError
@@ -350,8 +352,8 @@ def test_a_shipped_file_is_found_from_anywhere(
         ("tempogan_gpu", r"^tempogan_gpu: no such settings file.*did you mean tempogan_cpu or "),
         ("zzz.yaml", r"^zzz\.yaml: no such settings file.*eddy; `cli settings list`"),
         ("settings.schema", "no such settings file"),
-        ("mine/tempogan.yaml", r"^mine/tempogan\.yaml: no such.*did you mean tempogan"),
-        ("tempogan_eddy.yaml", "did you mean tempogan_eddy"),
+        ("mine/tempogan.yaml", r"^mine/tempogan\.yaml: no such.*own say tempogan alone"),
+        ("tempogan_eddy.yaml", "for eddy's own say tempogan_eddy alone"),
         (".", "a folder; expected a settings file.*--store"),
     ],
 )
@@ -373,3 +375,35 @@ def test_looking_for_a_file_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_what_is_shown_of_a_file_is_that_file(name: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(cli.app, ["settings", "show", name])
+    (tmp_path / "again.yaml").write_text(shown.stdout, encoding="utf-8")
+    again, before = (settings.check(path) for path in (tmp_path / "again.yaml", Path(name)))
+    assert again.settings == before.settings
+    assert again.upstream == before.upstream
+    assert not again.notes
+
+
+def test_a_section_of_nothing_but_comments_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("\ufefftraining:\n  # lr: 1\nmodel:\n  width: 32\n")
+    found, _ = settings.load(tmp_path / "s.yaml")
+    assert found.training == settings.TrainSettings()
+    assert found.model["width"] == 32
+
+
+def test_a_section_given_by_set_keeps_what_was_given_before() -> None:
+    found, _ = settings.load(None, ["training.batch_size=3", "training={lr: 0.1}"])
+    assert (found.training.batch_size, found.training.lr) == (3, 0.1)
+
+
+def test_a_file_of_upstream_is_sent_there() -> None:
+    with pytest.raises(UsageError, match="its section upstream is for `cli upstream`"):
+        settings.load(Path("upstream"))
+
+
+def test_a_path_to_nothing_with_a_known_name_is_told_the_name() -> None:
+    with pytest.raises(UsageError, match="no such settings file; for eddy's own say tempogan"):
+        shipped.find(Path("/nosuch/tempogan.yaml"))

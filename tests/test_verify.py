@@ -503,7 +503,8 @@ def test_a_store_of_several_sources_is_compared_with_each(tiny, path):
     assert done.notes == [
         f"1 track of the store is not in {tiny.root}: 202101; its frames were not compared",
         f"2 tracks of {tiny.root} are not in the store: 202105, 202106; "
-        f"`cli convert {tiny.root} {path}` adds those with readable frames",
+        f"`cli convert {tiny.root} {path}`, with the options that the store was made with, "
+        "adds those that have readable frames",
     ]
     assert (done.frames, done.compared, done.equal) == (8, 4, 4)
 

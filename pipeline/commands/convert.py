@@ -349,6 +349,7 @@ def planned(source: Path, ids: list[str], options: Any, json: str | None) -> Non
     """What --dry-run says."""
     from pipeline import convert as stage
     from pipeline import sources
+    from pipeline.inspecting.words import size as in_bytes
 
     release = stage.selected(sources.scan(source, options), ids)
     frames = sum(len(raw.frames) for raw in release.tracks)
@@ -374,7 +375,7 @@ def planned(source: Path, ids: list[str], options: Any, json: str | None) -> Non
     console.print(table)
     console.print(
         f"{len(release.tracks)} tracks, {files} files, {frames} frames; uncompressed about "
-        f"{size / 2**30:.1f} GiB. Nothing was written."
+        f"{in_bytes(size)}. Nothing was written."
     )
     for sentence in release.notes:
         note(sentence)

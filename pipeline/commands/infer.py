@@ -207,6 +207,7 @@ def infer(
     ):
         with working("start", in_logs=False):
             from pipeline import infer as stage
+            from pipeline.inspecting.words import size as in_bytes
             from pipeline.reporting.words import count
             from pipeline.sources import options
 
@@ -266,8 +267,8 @@ def infer(
         what += f", one every {lasting(done.step)} from {done.since} on"
     console.print(what, markup=False)
     told("Times", f"{done.times[0]} to {done.times[1]}")
-    size = f"{done.bytes / 2**20:.1f} MiB"
-    told(done.format, f"{done.file}, {'at most ' if dry_run else ''}{size}")
+    size = f"about {in_bytes(done.bytes)} before compression" if dry_run else in_bytes(done.bytes)
+    told(done.format, f"{done.file}, {size}")
     for path in done.pictures:
         told("Picture", path)
     for path in done.animations:
@@ -280,5 +281,5 @@ def infer(
         words = ["export", run]
     else:  # what it is worth
         beside = out.with_name(f"check-{out.name}")
-        words = ["infer", run, input, "--out", beside, "--mode", "check"]
+        words = [*again("--out", "--mode", "--at"), "--out", beside, "--mode", "check"]
     finish_with(done.problems, *words)

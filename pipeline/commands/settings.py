@@ -112,9 +112,10 @@ def show(
         from pipeline import settings as run_settings
 
     more = [*([f"model.name={model}"] if model else []), *(set_ or ())]
+    experiment = None
     if config:
         checked = run_settings.check(config, more)
-        settings, notes = checked.settings, checked.notes
+        settings, notes, experiment = checked.settings, checked.notes, checked.upstream
     else:
         settings, notes = run_settings.load(None, more)
     differing = run_settings.changed(settings)
@@ -122,7 +123,10 @@ def show(
         json,
         KEYS,
         {
-            "settings": settings.model_dump(mode="json"),
+            "settings": {
+                **({"upstream": experiment.model_dump(mode="json")} if experiment else {}),
+                **settings.model_dump(mode="json"),
+            },
             "changed": {key: {"value": v, "default": d} for key, (v, d) in differing.items()},
             "notes": notes,
         },
@@ -130,9 +134,16 @@ def show(
     for sentence in notes:
         note(sentence)
     if not changed:
-        console.print(run_settings.explained(settings, only or None), end="", markup=False)
+        console.print(
+            run_settings.explained(settings, only or None, experiment), end="", markup=False
+        )
         return
     table = Table("setting", "value", "default", box=None, padding=(0, 2, 0, 0))
+    if only:
+        differing = {k: v for k, v in differing.items() if {k, k.partition(".")[0]} & {*only}}
+    if not differing:
+        console.print("All have their defaults")
+        return
     for key, values in differing.items():
         table.add_row(Text(key), *(Text(dumps(value), overflow="fold") for value in values))
     console.print(table)
