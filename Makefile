@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/cli demo
 
-test: .venv/.installed            ## each file in one process, as many at once as there are cores
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+test: .venv/.installed            ## each file in one process of one thread, as many as there are cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 slow: .venv/.installed            ## the tests that take longer than 5 s each
 	$(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 8 --dist loadfile

@@ -656,7 +656,8 @@ def test_invented_storms_are_nobody_s_data(tiny):
     assert sources.scan(tiny.root).attrs == ATTRS
     (tiny.root / INVENTED).touch()
     for path in (tiny.root, tiny.root / "image/202101", tiny.path(0)):
-        attrs = sources.scan(path).attrs
-        assert attrs["source"] == "drawn by eddy, not observed"
-        assert not {"license", "attribution"} & set(attrs)
-        assert attrs["pixel_km"] == ATTRS["pixel_km"]
+        found = sources.scan(path)
+        for attrs in (found.attrs, found.tracks[0].attrs):
+            assert attrs["source"] == "drawn by eddy, not observed"
+            assert not {"license", "attribution"} & set(attrs)
+            assert attrs["pixel_km"] == ATTRS["pixel_km"]

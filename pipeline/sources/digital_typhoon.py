@@ -248,6 +248,7 @@ def release_of(
     """Of each hour and channel the first file, joined with the best track."""
     home = archive.home_of_tables(path)
     tables = BestTracks(home)
+    origin = OF_INVENTED if is_invented(home) else ATTRS
     there = {number for hours in claims.values() for _, number in hours}
     numbers = asked_for(path, options) or sorted(there)
     if absent := [CHANNELS[number].name for number in numbers if number not in there]:
@@ -262,14 +263,14 @@ def release_of(
             of_tree = BestTracks(tree)
             rows = of_tree.rows(track)
             tables.problems += of_tree.problems
-        tracks.append(joined(track, frames, rows))
+        tracks.append(joined(track, frames, rows, origin))
     if archive.is_archive(path):
         archive.say_how(path, tracks)
     told = (problem.replace(str(home), str(path)) for problem in tables.problems)
     return Release(
         format="digital_typhoon",
         path=path,
-        attrs=OF_INVENTED if is_invented(home) else ATTRS,
+        attrs=origin,
         channels=tuple(CHANNELS[number] for number in numbers),
         tracks=tuple(tracks),
         problems=(*problems, *dict.fromkeys(told)),
@@ -335,12 +336,17 @@ def tree_of_v3(folder: Path) -> Path | None:
     return image.parent if image.parent.parent.name in map(str, CHANNELS) else None
 
 
-def joined(track: str, frames: tuple[RawFrame, ...], rows: pd.DataFrame | None) -> RawTrack:
+def joined(
+    track: str,
+    frames: tuple[RawFrame, ...],
+    rows: pd.DataFrame | None,
+    origin: dict[str, str | float],
+) -> RawTrack:
     """A track with its best-track values; hours without a row are NaN and counted."""
     attrs: dict[str, str | int | float] = {
         "season": int(track[:4]),
         "storm_number": int(track[4:]),
-        **ATTRS,
+        **origin,
     }
     if side := hemisphere(frames, rows):
         attrs["hemisphere"] = side
