@@ -7,6 +7,7 @@ hold all of it, and programs find them.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,10 @@ class Credit:
     def line(self) -> str:
         """For a small line below a picture; "" where nobody is to be named."""
         return f"Data: {self.rights}; processed by {software()}" if self.rights else ""
+
+    def lines(self, letters: int) -> list[str]:
+        """That line, broken into two at most; of a longer one all is in the file's fields."""
+        return textwrap.wrap(self.line, letters, max_lines=2, placeholder=" ...")
 
     @property
     def copyright(self) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -310,7 +309,7 @@ WIDTH, LEFT, RIGHT, GAP, TOP, ROW_GAP, BOTTOM = 16.0, 0.85, 0.2, 0.14, 1.12, 0.4
 EDGE = 0.07  # of a panel's width: no degree is written so near to its side
 KEY = 1.6  # what the key to missing pixels takes of the colour bar's row
 LINE = 0.19  # of the credit, below all
-WRAPPED = 205  # letters of it in one line; of a longer one all is in the file's fields
+WRAPPED = 205  # letters of it in one line
 
 
 def drawn(scene: Scene, dpi: int) -> Figure:
@@ -320,7 +319,7 @@ def drawn(scene: Scene, dpi: int) -> Figure:
     rows = [scene.extent] if scene.zoom is None else [scene.extent, scene.zoom]
     wide = (WIDTH - LEFT - RIGHT - GAP * (count - 1)) / count
     tall = [wide / proportions(e, scene.origin) for e in rows]
-    credit = textwrap.wrap(scene.credit.line, WRAPPED, max_lines=2, placeholder=" ...")
+    credit = scene.credit.lines(WRAPPED)
     foot = LINE * len(credit)
     height = TOP + sum(tall) + ROW_GAP * (len(rows) - 1) + BOTTOM + foot
     figure = Figure((WIDTH, height), dpi=dpi, facecolor="white")

@@ -58,7 +58,12 @@ def say(note: str) -> None:
     if _muted:
         return
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print("[bold]Note:[/]", note.replace("[", r"\["))
+    console.print(labelled("Note", note))
+
+
+def labelled(word: str, sentence: str, style: str = "bold") -> Text:
+    """A sentence after a word that says what it is."""
+    return Text.assemble((f"{word}:", style), " ", sentence)
 
 
 @contextmanager
@@ -95,14 +100,15 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
         with logged(console, what, total, unit) as advance:
             yield advance
         return
+    unbroken = Column(no_wrap=True)
     bar = Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        Rate(unit, table_column=Column(no_wrap=True)),
-        TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        TextColumn("ETA", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=unbroken),
+        Rate(unit, table_column=unbroken),
+        TimeElapsedColumn(table_column=unbroken),
+        TextColumn("ETA"),
+        TimeRemainingColumn(table_column=unbroken),
         TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, ratio=1)),
         console=console,
         expand=True,

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -308,7 +307,7 @@ class Samples:
         width = max(LEAST_WIDTH, lefts[-1] + wide + 2 * MARGIN)
         beside = (width - lefts[-1] - wide) // 2
         tops = list(rows_from(rows, tall, LINE * (2 + len(told))))
-        credit = wrap(self.credit.line, width // SMALL, max_lines=2, placeholder=" ...")
+        credit = self.credit.lines(width // SMALL)
         sheet = Sheet.of(width, tops[-1] + tall + BARS + FOOT * len(credit), FOOT * len(credit))
         sheet.write(MARGIN, MARGIN, heading, va="top", size=13, weight="bold")
         for number, line in enumerate(told):

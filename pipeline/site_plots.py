@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ def draw(
     for (left, right), each in zip(rows, series, strict=True):
         quantiles(left, each, units)
         dates(right, each, units)
-    if lines := textwrap.wrap(credit.line, WRAPPED, max_lines=2, placeholder=" ..."):
+    if lines := credit.lines(WRAPPED):
         figure.supxlabel("\n".join(lines), size=7, color="0.45")
     return pictures.saved(path, figure, credit, "Estimated and true values at chosen sites")
 

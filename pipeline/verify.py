@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.faults import Check, Checked, Fault, check
 from pipeline.progress import progress
 from pipeline.provenance import again, once_more, settings_of
+from pipeline.reporting.words import count
 from pipeline.sources import Release
 from pipeline.sources.options import NONE, Options
 from pipeline.workers import for_each
@@ -99,19 +100,17 @@ def alone(release: Release, path: Path, ids: Sequence[str]) -> Iterator[str]:
     there = [raw.id for raw in release.tracks]
     if only := [id for id in ids if id not in set(there)]:
         yield (
-            f"{several(only)} of the store {are(only)} not in {release.path}: {store.few(only)}; "
+            f"{count(len(only), 'track')} of the store {are(only)} not in {release.path}: "
+            f"{store.few(only)}; "
             f"{'its' if len(only) == 1 else 'their'} frames were not compared"
         )
     if only := [id for id in there if id not in set(ids)]:
         yield (
-            f"{several(only)} of {release.path} {are(only)} not in the store: {store.few(only)}; "
+            f"{count(len(only), 'track')} of {release.path} {are(only)} not in the store: "
+            f"{store.few(only)}; "
             f"`cli convert {release.path} {path}`, with the options that the store was made with, "
             "adds those that have readable frames"
         )
-
-
-def several(ids: Sequence[str]) -> str:
-    return f"{len(ids)} track" + "s" * (len(ids) != 1)
 
 
 def are(ids: Sequence[str]) -> str:

@@ -28,6 +28,16 @@ def as_json(ctx: typer.Context, file: str | None) -> str | None:
     return file
 
 
+def option(metavar: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """An option with a value, named as its parameter is. more: of typer.Option."""
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def store_option(help: str, panel: str | None = None) -> Any:
+    """Another store than the usual one."""
+    return option("STORE", help, panel, autocompletion=completion.stores)
+
+
 def flag(name: str, help: str, panel: str | None = None) -> Any:
     """An option without a value."""
     return typer.Option(name, help=help, rich_help_panel=panel)
@@ -45,15 +55,15 @@ Json = Annotated[
 ]
 ManifestDir = Annotated[
     Path,
-    typer.Option(metavar="DIR", help="Where manifests and splits lie.", rich_help_panel=OUTPUT),
+    option("DIR", "Where manifests and splits lie.", OUTPUT),
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        help="auto (a GPU if there is one), cpu, cuda or cuda:1.",
+    option(
+        "NAME",
+        "auto (a GPU if there is one), cpu, cuda or cuda:1.",
+        MACHINE,
         autocompletion=completion.devices,
-        rich_help_panel=MACHINE,
     ),
 ]
 Which = Annotated[
@@ -73,7 +83,20 @@ Run = Annotated[
         autocompletion=completion.runs,
     ),
 ]
-On = typer.Option(metavar="eval|test", help="Which tracks of the split.")
+On = option("eval|test", "Which tracks of the split.")
+Split = Annotated[
+    Path | None,
+    option("FILE", "What `cli split` wrote. Default: data_manifest/STORE.split.json."),
+]
+Ids = Annotated[
+    list[str] | None,
+    option(
+        "IDS",
+        "Only these typhoons: 202107,202110. Default: all.",
+        autocompletion=completion.ids,
+    ),
+]
+Workers = Annotated[int | None, option("N", "Processes. Default: one per core.", MACHINE, min=1)]
 Store = Annotated[
     Path,
     typer.Argument(

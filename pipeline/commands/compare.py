@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.commands import completion
-from pipeline.commands.arguments import DATA, OUTPUT, Device, On
-from pipeline.commands.screen import console, next_step, note, stoppable, told
+from pipeline.commands.arguments import DATA, OUTPUT, Device, On, option, store_option
+from pipeline.commands.screen import console, next_step, note, starting, stoppable, told
 from pipeline.commands.tables import beside, method_table, scored
 
 
@@ -23,20 +23,11 @@ def compare(
         ),
     ],
     on: Annotated[Literal["eval", "test"], On] = "eval",
-    pictures: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Frames to draw; of forecasts windows.")
-    ] = 3,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to write.", rich_help_panel=OUTPUT)
-    ] = Path("comparison"),
+    pictures: Annotated[int, option("N", "Frames to draw; of forecasts windows.", min=0)] = 3,
+    out: Annotated[Path, option("DIR", "Folder to write.", OUTPUT)] = Path("comparison"),
     store: Annotated[
         Path | None,
-        typer.Option(
-            metavar="STORE",
-            help="Take frames from this store. Default: the first run's own.",
-            autocompletion=completion.stores,
-            rich_help_panel=DATA,
-        ),
+        store_option("Take frames from this store. Default: the first run's own.", DATA),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -49,10 +40,8 @@ def compare(
         cli compare runs/first runs/second
         cli compare runs/first runs/second runs/third --on test --out thirds
     """
-    from pipeline.progress import working
-
     with stoppable("the same command starts over"):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import compare as stage
 
         done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from pipeline.commands import completion
-from pipeline.commands.arguments import MACHINE, Json, ManifestDir, flag
+from pipeline.commands.arguments import MACHINE, Ids, Json, ManifestDir, Workers, flag, option
 from pipeline.commands.screen import (
     MANY,
     again,
@@ -18,6 +18,7 @@ from pipeline.commands.screen import (
     finish_with,
     ids_in,
     note,
+    starting,
     stoppable,
     told,
     write_json,
@@ -51,10 +52,6 @@ DRY_KEYS = {
 }
 
 
-def option(panel: str | None, metavar: str, help: str, **more: Any) -> Any:
-    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel, **more)
-
-
 def convert(
     sources: Annotated[
         list[Path] | None,
@@ -75,23 +72,11 @@ def convert(
     codec: Annotated[
         Literal["none", "zstd"],
         option(
-            None,
             "none|zstd",
             "none: training maps the files, 1 MiB per frame; zstd: a third of the disk, slower.",
         ),
     ] = "none",
-    ids: Annotated[
-        list[str] | None,
-        option(
-            None,
-            "IDS",
-            "Only these typhoons: 202107,202110. Default: all.",
-            autocompletion=completion.ids,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, option(None, "N", "Processes. Default: one per core.", min=1)
-    ] = None,
+    ids: Ids = None,
     dry_run: Annotated[bool, flag("--dry-run", "Only say what would be converted.")] = False,
     replace: Annotated[
         bool, flag("--replace", "Also if typhoons lose frames or settings change.")
@@ -100,74 +85,74 @@ def convert(
     variable: Annotated[
         list[str] | None,
         option(
-            CHANNELS,
             "NAMES",
             "NetCDF: its variables, each a channel; commas. PNG: a name. Digital Typhoon V3: "
             "infrared, infrared_2, water_vapour, near_infrared, or 1 to 4. Default: all there are.",
+            CHANNELS,
         ),
     ] = None,
     basin: Annotated[
         Literal["WP", "AU"] | None,
-        option(CHANNELS, "WP|AU", "Digital Typhoon V3: which; each has storms of the same ids."),
+        option("WP|AU", "Digital Typhoon V3: which; each has storms of the same ids.", CHANNELS),
     ] = None,
     levels: Annotated[
         str | None,
-        option(CHANNELS, "LIST", "NetCDF: pressure levels in hPa, each a channel: 1000,925."),
+        option("LIST", "NetCDF: pressure levels in hPa, each a channel: 1000,925.", CHANNELS),
     ] = None,
     max_missing: Annotated[
         float | None,
         option(
-            MISSING,
             "SHARE",
             "Frames with a larger share of missing pixels are flagged: in no triplet. Default: "
             "0.01; 1 for gridded fields and PNG, which may lack the sea in every frame.",
+            MISSING,
             min=0,
             max=1,
         ),
     ] = None,
     valid_min: Annotated[
         float | None,
-        option(MISSING, "VALUE", "Lower is missing. Default: the source's; 150 K, 0 mm."),
+        option("VALUE", "Lower is missing. Default: the source's; 150 K, 0 mm.", MISSING),
     ] = None,
     valid_max: Annotated[
         float | None,
-        option(MISSING, "VALUE", "Higher is missing. Default: the source's, as 330 K."),
+        option("VALUE", "Higher is missing. Default: the source's, as 330 K.", MISSING),
     ] = None,
     region: Annotated[
-        str | None, option(GRIDDED, "W,E,S,N", "Cut this box, degrees; 350,10,40,60 wraps.")
+        str | None, option("W,E,S,N", "Cut this box, degrees; 350,10,40,60 wraps.", GRIDDED)
     ] = None,
     resolution: Annotated[
-        float | None, option(GRIDDED, "DEGREES", "Regrid to cells of this side.")
+        float | None, option("DEGREES", "Regrid to cells of this side.", GRIDDED)
     ] = None,
     regrid: Annotated[
         Literal["bilinear", "nearest", "conservative"] | None,
         option(
-            GRIDDED,
             "HOW",
             "bilinear, nearest or conservative. Default: bilinear to finer cells, conservative "
             "to coarser ones.",
+            GRIDDED,
         ),
     ] = None,
     accumulate: Annotated[
         str | None,
-        option(GRIDDED, "TIME", "Sums of rain, means of all else, over 24h; bear its start."),
+        option("TIME", "Sums of rain, means of all else, over 24h; bear its start.", GRIDDED),
     ] = None,
     track_by: Annotated[
         str | None,
         option(
-            GRIDDED,
             "STRETCH",
             "Time that makes a track: day, 10d, week, month, season, year, file, none. "
             "Default: year.",
+            GRIDDED,
         ),
     ] = None,
     units: Annotated[
         str | None,
-        option(GRIDDED, "UNITS", "Of the values, if the file is wrong. PNG: of --range."),
+        option("UNITS", "Of the values, if the file is wrong. PNG: of --range.", GRIDDED),
     ] = None,
     covers: Annotated[
         str | None,
-        option(GRIDDED, "TIME", "What each amount is of, as 1h, if the file is wrong."),
+        option("TIME", "What each amount is of, as 1h, if the file is wrong.", GRIDDED),
     ] = None,
     value_range: Annotated[
         str | None,
@@ -180,27 +165,28 @@ def convert(
     ] = None,
     step: Annotated[
         str | None,
-        option(PICTURES, "TIME", "Between frames that bear no time, as 30min. PNG: 1h."),
+        option("TIME", "Between frames that bear no time, as 30min. PNG: 1h.", PICTURES),
     ] = None,
     start: Annotated[
-        str | None, option(PICTURES, "DATE", "UTC, of the first such frame. Default: 1970-01-01.")
+        str | None, option("DATE", "UTC, of the first such frame. Default: 1970-01-01.", PICTURES)
     ] = None,
     clips: Annotated[
-        int | None, option(DIGITS, "N", "Clips made from each file. Default: 1000.")
+        int | None, option("N", "Clips made from each file. Default: 1000.", DIGITS)
     ] = None,
-    clip_frames: Annotated[int | None, option(DIGITS, "N", "Of a clip. Default: 20.")] = None,
-    digits: Annotated[int | None, option(DIGITS, "N", "In a clip. Default: 2.")] = None,
+    clip_frames: Annotated[int | None, option("N", "Of a clip. Default: 20.", DIGITS)] = None,
+    digits: Annotated[int | None, option("N", "In a clip. Default: 2.", DIGITS)] = None,
     image_size: Annotated[
-        int | None, option(DIGITS, "PIXELS", "Side of a frame. Default: 64.")
+        int | None, option("PIXELS", "Side of a frame. Default: 64.", DIGITS)
     ] = None,
-    seed: Annotated[int | None, option(DIGITS, "N", "Of what is drawn. Default: 0.")] = None,
+    seed: Annotated[int | None, option("N", "Of what is drawn. Default: 0.", DIGITS)] = None,
+    workers: Workers = None,
     scheduler: Annotated[
         str | None,
         option(
-            MACHINE,
             "ADDRESS",
             "Instead of --workers, those of this dask scheduler: tcp://host:8786 or its scheduler "
             "file; see docs/CLUSTER.md.",
+            MACHINE,
         ),
     ] = None,
     manifest_dir: ManifestDir = Path("data_manifest"),
@@ -222,10 +208,8 @@ def convert(
         cli convert era5/ rain.zarr --variable tp --accumulate 24h --track-by month
         cli convert mnist/ digits.zarr --clips 2000
     """
-    from pipeline.progress import working
-
     with stoppable("nothing was written; the same command starts over"):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import convert as stage
             from pipeline.inspecting.words import counted
             from pipeline.sources import options as words

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pipeline.commands.arguments import option
 from pipeline.commands.screen import INTERRUPTED, console, fail, next_step, stoppable
 from pipeline.errors import UserError
 
@@ -32,7 +33,7 @@ def demo(
     ctx: typer.Context,
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder to make; an earlier demo there is replaced."),
+        option("DIR", "Folder to make; an earlier demo there is replaced."),
     ] = Path("demo"),
 ) -> None:
     """See all of it work on invented typhoons: two minutes, no data.

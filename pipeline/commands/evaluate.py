@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from pipeline.commands import completion
-from pipeline.commands.arguments import DATA, MACHINE, OUTPUT, Device, On, Run, Which
-from pipeline.commands.screen import console, next_step, note, stoppable, told
+from pipeline.commands.arguments import (
+    DATA,
+    MACHINE,
+    OUTPUT,
+    Device,
+    On,
+    Run,
+    Which,
+    option,
+    store_option,
+)
+from pipeline.commands.screen import console, next_step, note, starting, stoppable, told
 from pipeline.commands.tables import beside, lead_table, method_table, scored, track_table
 
 FORECASTS = "Forecasts"
@@ -21,69 +28,44 @@ def evaluate(
     checkpoint: Which = "best",
     site: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="LAT,LON",
-            help="Follow this place date by date, degrees: 50.1,8.7, or @row,column; may be "
+        option(
+            "LAT,LON",
+            "Follow this place date by date, degrees: 50.1,8.7, or @row,column; may be "
             "repeated. Default: of rain the wettest, the median and the driest.",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "N",
+            "Frames ahead; beyond the trained ones on its own. Default: as trained.",
+            FORECASTS,
             min=1,
-            metavar="N",
-            help="Frames ahead; beyond the trained ones on its own. Default: as trained.",
-            rich_help_panel=FORECASTS,
         ),
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(
-            metavar="STORE",
-            help="Score on this store. Default: the run's own.",
-            autocompletion=completion.stores,
-            rich_help_panel=DATA,
-        ),
+        store_option("Score on this store. Default: the run's own.", DATA),
     ] = None,
     split: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="And by this split. Default: the run's own.",
-            rich_help_panel=DATA,
-        ),
+        option("FILE", "And by this split. Default: the run's own.", DATA),
     ] = None,
     arrays: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep inputs, truth and predictions here as .npy files, by track.",
-            rich_help_panel=OUTPUT,
-        ),
+        option("DIR", "Keep inputs, truth and predictions here as .npy files, by track.", OUTPUT),
     ] = None,
     resamples: Annotated[
         int,
-        typer.Option(
-            min=100,
-            metavar="N",
-            help="Draws of whole tracks for the 95 % intervals.",
-            rich_help_panel=OUTPUT,
-        ),
+        option("N", "Draws of whole tracks for the 95 % intervals.", OUTPUT, min=100),
     ] = 1000,
     batch_size: Annotated[
         int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Frames or windows at once; more are faster on a GPU.",
-            rich_help_panel=MACHINE,
-        ),
+        option("N", "Frames or windows at once; more are faster on a GPU.", MACHINE, min=1),
     ] = 1,
     workers: Annotated[
         int,
-        typer.Option(
-            min=1, metavar="N", help="Processes, each with whole tracks.", rich_help_panel=MACHINE
-        ),
+        option("N", "Processes, each with whole tracks.", MACHINE, min=1),
     ] = 1,
     device: Device = "auto",
 ) -> None:
@@ -97,10 +79,8 @@ def evaluate(
         cli evaluate runs/first --on test --batch-size 16
         cli evaluate runs/ahead --steps 24 --arrays runs/ahead/arrays
     """
-    from pipeline.progress import working
-
     with stoppable("no scores were written; the same command starts over"):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import evaluate as stage
             from pipeline.reporting.words import count
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from pipeline.commands.arguments import Run, Which, flag
-from pipeline.commands.screen import console, finish_with, note, stoppable, told
+from pipeline.commands.arguments import Run, Which, flag, option
+from pipeline.commands.screen import console, finish_with, note, starting, stoppable, told
 
 
 def export(
     run: Run,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder to make. Default: export in the run's folder."),
+        option("DIR", "Folder to make. Default: export in the run's folder."),
     ] = None,
     checkpoint: Which = "best",
     onnx: Annotated[
@@ -23,7 +21,7 @@ def export(
     ] = False,
     opset: Annotated[
         int | None,
-        typer.Option(min=18, metavar="N", help="Of ONNX. Default: what torch prefers."),
+        option("N", "Of ONNX. Default: what torch prefers.", min=18),
     ] = None,
     replace: Annotated[bool, flag("--replace", "Also where an exported model lies.")] = False,
 ) -> None:
@@ -39,7 +37,7 @@ def export(
     from pipeline.progress import working
 
     with stoppable("no folder was made; the same command starts over"):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import export as stage
             from pipeline.exporting.card import mib
             from pipeline.reporting.words import after

@@ -50,20 +50,29 @@ def taken_apart(text: str) -> tuple[str, list[str]]:
     return "\n\n".join(paragraphs), lines
 
 
-class Command(TyperCommand):
-    """One command, with examples after its options, as lines that nothing breaks."""
+class Explained:
+    """What commands and groups share: examples at the end, as lines that nothing breaks.
+
+    Comes before typer's own class, whose methods it calls.
+    """
+
+    help: str | None
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.help, self.examples = taken_apart(self.help or "")
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return untyped(super().get_params(ctx))
+        return untyped(super().get_params(ctx))  # type: ignore[misc]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         legible()
-        super().format_help(ctx, formatter)
+        super().format_help(ctx, formatter)  # type: ignore[misc]
         show_examples(self.examples)
+
+
+class Command(Explained, TyperCommand):
+    """One command."""
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **more: Any) -> Any:
         from pipeline.commands import screen
@@ -87,20 +96,8 @@ class Command(TyperCommand):
             error.message = f"{error.message.rstrip('.')}. As in: {example}"
 
 
-class Group(TyperGroup):
-    """Several commands, with examples after them."""
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.help, self.examples = taken_apart(self.help or "")
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return untyped(super().get_params(ctx))
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        legible()
-        super().format_help(ctx, formatter)
-        show_examples(self.examples)
+class Group(Explained, TyperGroup):
+    """Several commands."""
 
 
 def untyped(parameters: list[Any]) -> list[Any]:

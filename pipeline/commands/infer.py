@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.commands import completion
-from pipeline.commands.arguments import MACHINE, Device, Json, Which, flag
+from pipeline.commands.arguments import MACHINE, Device, Json, Which, flag, option
 from pipeline.commands.screen import (
     again,
     console,
     finish_with,
     note,
+    starting,
     stoppable,
     told,
     write_json,
@@ -62,70 +63,50 @@ def infer(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="PATH", help="To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif)."
-        ),
+        option("PATH", "To write: a .nc file, a .zarr, or a folder of GeoTIFFs (.tif)."),
     ],
     mode: Annotated[
         Literal["enhance", "check", "forecast"] | None,
-        typer.Option(
-            metavar="MODE",
-            help="enhance: frames finer than the input. forecast: those that come after it. check: "
+        option(
+            "MODE",
+            "enhance: frames finer than the input. forecast: those that come after it. check: "
             "coarsen and restore, or forecast, what is known, and compare. Default: enhance or "
             "forecast, as the model does.",
         ),
     ] = None,
     id: Annotated[
         str | None,
-        typer.Option(
-            metavar="ID",
-            help="Which typhoon, where there are several.",
-            autocompletion=completion.ids,
-        ),
+        option("ID", "Which typhoon, where there are several.", autocompletion=completion.ids),
     ] = None,
     dry_run: Annotated[
         bool, flag("--dry-run", "Only say what would be written: frames, size, times.")
     ] = False,
     ensemble: Annotated[
         int | None,
-        typer.Option(
-            min=2,
-            metavar="N",
-            help="Mean and spread of so many of the run's weights: its checkpoints'.",
-        ),
+        option("N", "Mean and spread of so many of the run's weights: its checkpoints'.", min=2),
     ] = None,
     checkpoint: Which = "best",
     format: Annotated[
         Literal["netcdf", "zarr", "geotiff"] | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="netcdf, zarr, geotiff (one file per frame). Default: as the ending of --out "
-            "says.",
+        option(
+            "FORMAT",
+            "netcdf, zarr, geotiff (one file per frame). Default: as the ending of --out says.",
         ),
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOUR",
-            help="Forecast from this UTC hour, as 2021071912. Default: the latest.",
-            rich_help_panel=FORECASTS,
+        option(
+            "HOUR", "Forecast from this UTC hour, as 2021071912. Default: the latest.", FORECASTS
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Frames to forecast. Default: as many as trained.",
-            rich_help_panel=FORECASTS,
-        ),
+        option("N", "Frames to forecast. Default: as many as trained.", FORECASTS, min=1),
     ] = None,
     pictures: Annotated[
         str,
-        typer.Option(
-            metavar="WHICH",
-            help="How many PNGs, or all, none, or UTC hours 2021071900,2021071912.",
-            rich_help_panel=PICTURES,
+        option(
+            "WHICH", "How many PNGs, or all, none, or UTC hours 2021071900,2021071912.", PICTURES
         ),
     ] = "3",
     mp4: Annotated[
@@ -135,52 +116,31 @@ def infer(
     no_animation: Annotated[bool, flag("--no-animation", "Neither MP4 nor GIF.", PICTURES)] = False,
     palette: Annotated[
         Literal["enhanced", "grey"],
-        typer.Option(
-            metavar="enhanced|grey",
-            help="Colours of cold cloud, or grey alone.",
-            rich_help_panel=PICTURES,
-        ),
+        option("enhanced|grey", "Colours of cold cloud, or grey alone.", PICTURES),
     ] = "enhanced",
     variable: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Where it has another name than in training.",
-            rich_help_panel=READING,
-        ),
+        option("NAME", "Where it has another name than in training.", READING),
     ] = None,
     units: Annotated[
         str | None,
-        typer.Option(
-            metavar="UNITS",
-            help="Of its values, where the files do not say.",
-            rich_help_panel=READING,
-        ),
+        option("UNITS", "Of its values, where the files do not say.", READING),
     ] = None,
     step: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Between files that bear no time, as 24h.",
-            rich_help_panel=READING,
-        ),
+        option("TIME", "Between files that bear no time, as 24h.", READING),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATE",
-            help="Time of the first of them, as 2023-08-01.",
-            rich_help_panel=READING,
-        ),
+        option("DATE", "Time of the first of them, as 2023-08-01.", READING),
     ] = None,
     tile: Annotated[
         int,
-        typer.Option(
+        option(
+            "PIXELS",
+            "Side of what goes through the model at once, input pixels; smaller needs less memory.",
+            MACHINE,
             min=1,
-            metavar="PIXELS",
-            help="Side of what goes through the model at once, input pixels; smaller needs less "
-            "memory.",
-            rich_help_panel=MACHINE,
         ),
     ] = 256,
     device: Device = "auto",
@@ -200,12 +160,10 @@ def infer(
         The hours after a time, of a model that forecasts:
         cli infer runs/ahead data/WP/image/202107 --out next.nc --at 2021071912
     """
-    from pipeline.progress import working
-
     with stoppable(
         f"{out} is not written; frames that are done are kept, the same command goes on"
     ):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import infer as stage
             from pipeline.inspecting.words import size as in_bytes
             from pipeline.reporting.words import count

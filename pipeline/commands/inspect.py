@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.commands import completion
-from pipeline.commands.arguments import MACHINE, OUTPUT, Json, flag
+from pipeline.commands.arguments import MACHINE, OUTPUT, Ids, Json, flag, option
 from pipeline.commands.screen import (
-    SKIPPED,
     console,
     fail,
     finish_with,
@@ -30,49 +28,31 @@ def inspect(
             help="An H5 file, a tree of them, its archive (all parts or one of them), or a store.",
         ),
     ],
-    ids: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="IDS",
-            help="Only these typhoons: 202107,202110. Default: all.",
-            autocompletion=completion.ids,
-        ),
-    ] = None,
+    ids: Ids = None,
     quick: Annotated[
         bool, flag("--quick", "Of a tree read names, sizes and tables only: seconds, not minutes.")
     ] = False,
     max_missing: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "SHARE",
+            "Flag frames that lack more of their pixels, as in `cli convert`. Default: 0.01.",
             min=0,
             max=1,
-            metavar="SHARE",
-            help="Flag frames that lack more of their pixels, as in `cli convert`. Default: 0.01.",
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Also write a page with pictures.", rich_help_panel=OUTPUT
-        ),
+        option("FILE", "Also write a page with pictures.", OUTPUT),
     ] = None,
     palette: Annotated[
         Literal["enhanced", "grey"],
-        typer.Option(
-            metavar="enhanced|grey",
-            help="Colours of cold cloud, or grey alone.",
-            rich_help_panel=OUTPUT,
-        ),
+        option("enhanced|grey", "Colours of cold cloud, or grey alone.", OUTPUT),
     ] = "enhanced",
     json: Json = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes that read a tree. Default: as needed.",
-            rich_help_panel=MACHINE,
-        ),
+        option("N", "Processes that read a tree. Default: as needed.", MACHINE, min=1),
     ] = None,
 ) -> None:
     """Look at raw files or a store before hours are spent on them.
@@ -112,8 +92,6 @@ def inspect(
         note(sentence)
     if done.refusal:
         fail(done.refusal, 1)
-    if json == "-" and done.problems:
-        raise typer.Exit(SKIPPED)
     finish_with(done.problems, *way_on(path, done.facts))
 
 

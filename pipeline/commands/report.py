@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from pipeline.commands import completion
-from pipeline.commands.arguments import DATA, OUTPUT, Device, On, Run
-from pipeline.commands.screen import console, next_step, stoppable, told
+from pipeline.commands.arguments import DATA, OUTPUT, Device, On, Run, option, store_option
+from pipeline.commands.screen import console, next_step, starting, stoppable, told
 
 
 def report(
@@ -17,29 +14,23 @@ def report(
     on: Annotated[Literal["eval", "test"], On] = "eval",
     frames: Annotated[
         int,
-        typer.Option(
+        option(
+            "N",
+            "Frames to show, beside those of the largest and smallest gain; of a forecast windows.",
             min=1,
-            metavar="N",
-            help="Frames to show, beside those of the largest and smallest gain; of a forecast "
-            "windows.",
         ),
     ] = 3,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Default: report.html in the run folder, report-test.html with --on test.",
-            rich_help_panel=OUTPUT,
+        option(
+            "FILE",
+            "Default: report.html in the run folder, report-test.html with --on test.",
+            OUTPUT,
         ),
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(
-            metavar="STORE",
-            help="Take frames from this store. Default: the one that was scored.",
-            autocompletion=completion.stores,
-            rich_help_panel=DATA,
-        ),
+        store_option("Take frames from this store. Default: the one that was scored.", DATA),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -52,10 +43,8 @@ def report(
         cli report runs/first
         cli report runs/first --on test --frames 6 --out first.html
     """
-    from pipeline.progress import working
-
     with stoppable("no page was written; the same command starts over"):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import report as stage
             from pipeline.reporting.words import count
 

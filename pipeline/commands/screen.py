@@ -23,8 +23,14 @@ complaints = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def fail(sentence: str, code: int, word: str = "Error") -> NoReturn:
-    complaints.print(f"[bold red]{word}:[/]", sentence.replace("[", r"\["))
+    complain(sentence, word)
     raise typer.Exit(code)
+
+
+def complain(sentence: str, word: str = "Error") -> None:
+    from pipeline.progress import labelled
+
+    complaints.print(labelled(word, sentence, "bold red"))
 
 
 def note(sentence: object) -> None:
@@ -32,6 +38,15 @@ def note(sentence: object) -> None:
     from pipeline.progress import say
 
     say(str(sentence))
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """While a command imports what it needs, which takes seconds."""
+    from pipeline.progress import working
+
+    with working("start", in_logs=False):
+        yield
 
 
 def told(word: str, value: object) -> None:
@@ -79,8 +94,10 @@ def stopped(stop: KeyboardInterrupt, way_on: str) -> NoReturn:
 
 def finish_with(problems: list[str], *words: object) -> None:
     """Name the inputs that were left out, say what to type next; exit 3 if any were left out."""
+    from pipeline.progress import labelled
+
     for problem in problems[:MANY]:
-        console.print("[bold]Left out:[/]", problem.replace("[", r"\["))
+        console.print(labelled("Left out", problem))
     if len(problems) > MANY:
         console.print(f"... and {len(problems) - MANY} more")
     if words:

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from pipeline import shipped
 from pipeline.commands import completion, help
-from pipeline.commands.arguments import Json, Set, flag
+from pipeline.commands.arguments import Json, Set, flag, option
 from pipeline.commands.screen import (
-    complaints,
+    complain,
     console,
     next_step,
     note,
+    starting,
     told,
     write_json,
 )
@@ -87,9 +88,9 @@ def show(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Of this model; short for --set model.name=NAME.",
+        option(
+            "NAME",
+            "Of this model; short for --set model.name=NAME.",
             autocompletion=completion.models,
         ),
     ] = None,
@@ -106,9 +107,7 @@ def show(
     """
     if config:
         shipped.find(config)
-    from pipeline.progress import working
-
-    with working("start", in_logs=False):
+    with starting():
         from pipeline import settings as run_settings
 
     more = [*([f"model.name={model}"] if model else []), *(set_ or ())]
@@ -170,9 +169,7 @@ def check(
         cli settings check my.yaml
         cli settings check configs/*.yaml
     """
-    from pipeline.progress import working
-
-    with working("start", in_logs=False):
+    with starting():
         from pipeline import settings as run_settings
 
     wrong = 0
@@ -180,7 +177,7 @@ def check(
         try:
             found = run_settings.check(file, set_ or ())
         except UsageError as error:
-            complaints.print("[bold red]Error:[/]", str(error).replace("[", r"\["))
+            complain(str(error))
             wrong += 1
             continue
         told("Fine", f"{file}: {found.settings.model_name}" + (", upstream" * bool(found.upstream)))
@@ -194,9 +191,7 @@ def check(
 
 @app.command(cls=help.Command)
 def schema(
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: on the screen.")
-    ] = None,
+    out: Annotated[Path | None, option("FILE", "Default: on the screen.")] = None,
 ) -> None:
     """Write the JSON Schema by which editors check settings files.
 
@@ -207,9 +202,8 @@ def schema(
         cli settings schema --out settings.schema.json
     """
     from pipeline import atomic
-    from pipeline.progress import working
 
-    with working("start", in_logs=False):
+    with starting():
         from pipeline import settings_schema
 
     if out is None:

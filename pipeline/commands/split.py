@@ -6,17 +6,17 @@ from json import loads
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
 from rich.table import Table
 
 from pipeline.commands import completion
-from pipeline.commands.arguments import OUTPUT, Json, ManifestDir, Store, flag
+from pipeline.commands.arguments import OUTPUT, Json, ManifestDir, Store, flag, option
 from pipeline.commands.screen import (
     again,
     console,
     listed,
     next_step,
     note,
+    starting,
     stoppable,
     told,
     write_json,
@@ -48,45 +48,35 @@ def split(
     path: Store = Path("data/WP.zarr"),
     eval_ids: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="IDS",
-            help="Typhoons to hold out: 202107,202110, seasons 2015-2018, or @file.",
+        option(
+            "IDS",
+            "Typhoons to hold out: 202107,202110, seasons 2015-2018, or @file.",
             autocompletion=completion.ids,
         ),
     ] = None,
     test_ids: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="IDS",
-            help="Typhoons for the final test, as --eval-ids. Default: none.",
+        option(
+            "IDS",
+            "Typhoons for the final test, as --eval-ids. Default: none.",
             autocompletion=completion.ids,
         ),
     ] = None,
     preset: Annotated[
         Literal["ss-l2", "neurips23"] | None,
-        typer.Option(
-            metavar="ss-l2|neurips23",
-            help="As published. ss-l2: the last two seasons are the test; eval as asked, or the "
+        option(
+            "ss-l2|neurips23",
+            "As published. ss-l2: the last two seasons are the test; eval as asked, or the "
             "season before. neurips23: train before 2005, eval to 2014, test from 2015 on.",
         ),
     ] = None,
     dry_run: Annotated[bool, flag("--dry-run", "Only show the split; nothing is written.")] = False,
-    eval_fraction: Annotated[
-        float | None, typer.Option(metavar="SHARE", help=FRACTION, rich_help_panel=AT_RANDOM)
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Of that draw.", rich_help_panel=AT_RANDOM)
-    ] = 0,
-    eval_last: Annotated[
-        float | None, typer.Option(metavar="SHARE", help=LAST, rich_help_panel=AT_RANDOM)
-    ] = None,
+    eval_fraction: Annotated[float | None, option("SHARE", FRACTION, AT_RANDOM)] = None,
+    seed: Annotated[int, option("N", "Of that draw.", AT_RANDOM)] = 0,
+    eval_last: Annotated[float | None, option("SHARE", LAST, AT_RANDOM)] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The split to write. Default: data_manifest/STORE.split.json.",
-            rich_help_panel=OUTPUT,
-        ),
+        option("FILE", "The split to write. Default: data_manifest/STORE.split.json.", OUTPUT),
     ] = None,
     manifest_dir: ManifestDir = Path("data_manifest"),
     json: Json = None,
@@ -102,10 +92,8 @@ def split(
         cli split data/WP.zarr --eval-fraction 0.1 --dry-run
         cli split data/rain.zarr --eval-last 0.2
     """
-    from pipeline.progress import working
-
     with stoppable("nothing was written; the same command starts over"):
-        with working("start", in_logs=False):
+        with starting():
             from pipeline import manifest
             from pipeline import split as stage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -86,7 +87,7 @@ def score_table(
     units: dict[str, str],
 ) -> Table:
     names = list(units)
-    heads = (f"{n} [{units[n]}]".replace("[", r"\[") for n in names)
+    heads = (escape(f"{n} [{units[n]}]") for n in names)
     table = Table("track", "method", *heads, box=None, padding=(0, 2, 0, 0))
     each = list(tracks.items())[:MANY] if len(tracks) > 1 else []
     for id, rows in [*each, ("all", rows_of_all)]:

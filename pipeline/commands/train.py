@@ -14,13 +14,14 @@ from rich.text import Text
 
 from pipeline import shipped
 from pipeline.commands import completion
-from pipeline.commands.arguments import MACHINE, Json, Set, flag
+from pipeline.commands.arguments import MACHINE, Json, Set, Split, flag, option, store_option
 from pipeline.commands.screen import (
     INTERRUPTED,
     again,
     console,
     next_step,
     note,
+    starting,
     stoppable,
     stopped,
     told,
@@ -60,24 +61,13 @@ def train(
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(
-            metavar="STORE",
-            help="What `cli convert` wrote. Default: the settings' own, data/WP.zarr.",
-            autocompletion=completion.stores,
-        ),
+        store_option("What `cli convert` wrote. Default: the settings' own, data/WP.zarr."),
     ] = None,
-    split: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="What `cli split` wrote. Default: data_manifest/STORE.split.json."
-        ),
-    ] = None,
+    split: Split = None,
     run: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Run folder to make. Default: runs/MODEL-TIME.",
-            autocompletion=completion.runs,
+        option(
+            "DIR", "Run folder to make. Default: runs/MODEL-TIME.", autocompletion=completion.runs
         ),
     ] = None,
     resume: Annotated[
@@ -89,20 +79,17 @@ def train(
     ] = False,
     memory: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="With --dry-run: of a GPU, as 12GB; propose the batch and patch that fit.",
-            rich_help_panel=AHEAD,
+        option(
+            "SIZE",
+            "With --dry-run: of a GPU, as 12GB; propose the batch and patch that fit.",
+            AHEAD,
         ),
     ] = None,
     show: Annotated[bool, flag("--show", "Print all settings and stop.", AHEAD)] = False,
     devices: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="GPUs that share each batch; short for --set training.devices=N.",
-            rich_help_panel=MACHINE,
+        option(
+            "N", "GPUs that share each batch; short for --set training.devices=N.", MACHINE, min=1
         ),
     ] = None,
     json: Json = None,
@@ -122,8 +109,6 @@ def train(
         Some minutes of training without a GPU:
         cli train tempogan_cpu --run runs/small
     """
-    from pipeline.progress import working
-
     if memory and not dry_run:
         raise UsageError("--memory: what fits into so much is for a --dry-run to find out")
     if json and not dry_run:
@@ -131,7 +116,7 @@ def train(
     if config:
         shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
     with (
-        working("start", in_logs=False),
+        starting(),
         stoppable("nothing was begun; the same command starts over"),
     ):
         from pipeline import settings as run_settings

@@ -9,8 +9,8 @@ import typer
 
 from pipeline import shipped
 from pipeline.commands import completion
-from pipeline.commands.arguments import Set, flag
-from pipeline.commands.screen import again, console, next_step, note, stoppable, told
+from pipeline.commands.arguments import Set, Split, flag, option, store_option
+from pipeline.commands.screen import again, console, next_step, note, starting, stoppable, told
 from pipeline.commands.tables import method_table
 
 
@@ -26,22 +26,13 @@ def upstream(
     ],
     store: Annotated[
         Path | None,
-        typer.Option(
-            metavar="STORE",
-            help="What `cli convert` wrote. Default: the settings' own.",
-            autocompletion=completion.stores,
-        ),
+        store_option("What `cli convert` wrote. Default: the settings' own."),
     ] = None,
-    split: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="What `cli split` wrote. Default: data_manifest/STORE.split.json."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path("upstream"),
+    split: Split = None,
+    out: Annotated[Path, option("DIR", "Folder to write.")] = Path("upstream"),
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Trainings of each arm. Default: the settings'."),
+        option("N", "Trainings of each arm. Default: the settings'.", min=1),
     ] = None,
     set_: Set = None,
     dry_run: Annotated[
@@ -60,11 +51,9 @@ def upstream(
         More seeds, added to those that are done:
         cli upstream upstream --store data/rain.zarr --out upstream --seeds 10
     """
-    from pipeline.progress import working
-
     shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
     with (
-        working("start", in_logs=False),
+        starting(),
         stoppable("nothing was begun; the same command starts over"),
     ):
         from pipeline import settings as run_settings

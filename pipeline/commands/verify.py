@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from pipeline.commands.arguments import MACHINE, Json, Store
+from pipeline.commands.arguments import Json, Store, Workers, option
 from pipeline.commands.screen import (
     console,
     fail,
@@ -37,21 +35,12 @@ def verify(
     path: Store = Path("data/WP.zarr"),
     source: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="The raw tree or archive too: read every frame again and compare, bit for bit.",
+        option(
+            "PATH", "The raw tree or archive too: read every frame again and compare, bit for bit."
         ),
     ] = None,
     json: Json = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes. Default: one per core.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Find damage: read every byte of a store, and of its source too.
 
@@ -64,6 +53,7 @@ def verify(
     """
     with stoppable("nothing is ever written; the same command starts over"):
         from pipeline import verify as stage
+        from pipeline.progress import labelled
 
         done = stage.verify(path, source=source, workers=workers)
     write_json(
@@ -84,11 +74,10 @@ def verify(
         },
     )
     for fault in done.faults:
-        line = f"{fault.where}: {fault.what}".replace("[", r"\[")
-        console.print(f"[red]Fault:[/] {line}")
+        console.print(labelled("Fault", f"{fault.where}: {fault.what}", "red"))
     ways_out = dict.fromkeys(fault.way_out for fault in done.faults)
     for way_out in ways_out:
-        console.print("[bold]Way out:[/]", way_out.replace("[", r"\["))
+        console.print(labelled("Way out", way_out))
     gib = done.bytes / 2**30
     console.print(
         f"{done.tracks} tracks, {done.frames} frames, {gib:.2f} GiB read"

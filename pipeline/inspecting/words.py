@@ -157,7 +157,7 @@ def number(value: float | None) -> str:
 
 def counted(many: float, noun: str) -> str:
     """A number and its noun: 1 hour, 2 hours."""
-    return f"{many:,g} {noun}" + ("" if many == 1 else "s")
+    return f"{many:,.12g} {noun}" + ("" if many == 1 else "s")
 
 
 def gaps(total: Facts) -> str:
