@@ -38,7 +38,7 @@ from pipeline.commands import (
     upstream,
     verify,
 )
-from pipeline.commands.screen import fail, stopped
+from pipeline.commands.screen import complain, fail, stopped
 from pipeline.errors import UserError
 
 
@@ -49,7 +49,10 @@ class Group(help.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            fail(str(error), error.code)
+            *others, last = error.args or ("",)
+            for fault in others:
+                complain(str(fault))
+            fail(str(last), error.code)
         except BrokenPipeError:  # whoever reads our output has seen enough, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None

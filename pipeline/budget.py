@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import weakref
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -220,6 +221,19 @@ class Practice:
 
     def step(self, batches: list[Batch], number: int = LATE) -> None:
         update(self.fabric, self.model, self.optimizers, batches, number, self.clip)
+
+    def players(self, step: int) -> set[str]:
+        """Those that take part in the step of that number."""
+        with self.counted():
+            return {name for name, _, _ in self.model.losses(*self.batch(FEW), step)}
+
+    def joined(self, steps: int) -> int:
+        """The first of so many steps, counted from 0, in which all players take part; else steps.
+
+        Once they do it is taken for granted that they stay.
+        """
+        every = self.players(LATE)
+        return bisect_left(range(steps), True, key=lambda step: self.players(step) == every)
 
     def peak(self, windows: int, accumulate: int = 1) -> int:
         """Bytes of all tensors at their most, in a step of so many batches of so many windows."""

@@ -21,6 +21,8 @@ from pipeline.errors import UserError
 from pipeline.exporting import folder
 from pipeline.problem import Problem
 from pipeline.progress import say
+from pipeline.runs import in_run as in_run
+from pipeline.runs import refuse_missing as refuse_missing
 from pipeline.scaling import Scaling
 from pipeline.settings import RunSettings
 
@@ -160,6 +162,11 @@ def latest(run: Path) -> tuple[Checkpoint, Path]:
     """
     kept = run / "checkpoints"
     last, previous = (kept / f"{name}.ckpt" for name in ("last", PREVIOUS))
+    if not last.is_file() and not previous.is_file():
+        raise UserError(
+            f"{run}: no checkpoint here to go on from, its training stopped before it saved one; "
+            "leave out --resume to start it anew"
+        )
     try:
         return load(last), last
     except UserError:
@@ -199,7 +206,7 @@ def load(path: Path) -> Checkpoint:
 def of_file(path: Path) -> dict[str, Any]:
     """What `save` wrote. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"{path}: no checkpoint here; run `cli train` first")
+        raise UserError(f"{path}: no checkpoint here; give a run's, or run `cli train` first")
     try:
         plain = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
@@ -215,28 +222,3 @@ def of_file(path: Path) -> dict[str, Any]:
     if plain["version"] > FORMAT_VERSION:
         raise UserError(f"{path}: checkpoint version {plain['version']}; update eddy to read it")
     return plain
-
-
-def in_run(run: Path, which: str) -> Path:
-    """checkpoints/<which>.ckpt of a run; `which` may be best, last or epoch-0010.
-
-    Of an exported model settings.json. Raises UserError naming those that there are.
-    """
-    refuse_missing(run, which)
-    if folder.is_one(run):
-        return folder.chosen(run, which)
-    files = {path.stem: path for path in (run / "checkpoints").glob("*.ckpt") if path.is_file()}
-    if which not in files:
-        raise UserError(
-            f"{run}: no checkpoint {which!r}; it has {', '.join(sorted(files)) or 'none'}"
-        )
-    return files[which]
-
-
-def refuse_missing(run: Path, which: str = "") -> None:
-    """Raises UserError for anything but a folder."""
-    if run.is_file():
-        also = f", and --checkpoint {which}" if which else ""
-        raise UserError(f"{run}: is a file; give the run's folder{also}")
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder; run `cli train --run {run}` first")

@@ -15,14 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import atomic, cluster, credit, manifest, software, sources, store, store_writer
+from pipeline import atomic, cluster, credit, manifest, room, software, sources, store, store_writer
 from pipeline.elsewhere import await_tracks, convert_elsewhere
 from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
-from pipeline.progress import progress
+from pipeline.inspecting.words import size
+from pipeline.progress import progress, say
 from pipeline.provenance import fingerprint, is_done, record_of, settings_of
 from pipeline.sources import RawFrame, RawTrack, Release
 from pipeline.workers import WorkerDied, for_each
+
+CERTAIN = 0.95  # of a store's size: the rest may be frames that cannot be read, which take nothing
+PACKED = 1 / 3  # what zstd leaves, about
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def bring_up_to_date(
     refuse_mixed(target, kept, settings)
     if kept:
         refuse_other_rights(target, release)
+    refuse_full_disk(release, [job.raw for job in jobs], target, settings)
 
     with writing(target):
         done = run(jobs, target, crew) if jobs else {}
@@ -273,16 +278,51 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def uncompressed(release: Release) -> int:
-    """Bytes that the frames of all tracks take, by the shape of the first that can be read."""
+def uncompressed(release: Release, tracks: Sequence[RawTrack]) -> int:
+    """Bytes that the frames of those tracks take, by the shape of the first that can be read."""
     shape_of = sources.find(release.format).frame_shape
-    for raw in release.tracks:
+    for raw in tracks:
         for frame in raw.frames:
             try:
-                return 4 * math.prod(shape_of(frame)) * sum(len(t.frames) for t in release.tracks)
+                return 4 * math.prod(shape_of(frame)) * sum(len(t.frames) for t in tracks)
             except sources.FrameError:
                 continue
     return 0
+
+
+def lacking(
+    release: Release, tracks: Sequence[RawTrack], target: Path, settings: ConvertSettings
+) -> str:
+    """Why the disk is too small for those tracks, in a sentence; "" where it may do.
+
+    What they take in the store already comes free again, and so does what a killed conversion left.
+    """
+    there = room.free(target)
+    if there is None or room.shrinks(target):
+        return ""
+    left = target.iterdir() if target.is_dir() else ()
+    there += sum(room.taken(path) for path in left if store_writer.is_temporary(path))
+    whole, before = uncompressed(release, tracks), sum(room.taken(target / t.id) for t in tracks)
+    needed = (whole * PACKED if settings.codec == "zstd" else whole) - before
+    if needed * CERTAIN <= there:
+        return ""
+    smaller = settings.codec == "none" and not finished_ids(target) and whole * PACKED < there
+    return (
+        f"{target}: about {size(needed)} are to be written, and its disk has {size(there)} free; "
+        "free some space, or choose a place on another disk"
+        + (f", or take --codec zstd, about {size(whole * PACKED)}" if smaller else "")
+    )
+
+
+def refuse_full_disk(
+    release: Release, tracks: Sequence[RawTrack], target: Path, settings: ConvertSettings
+) -> None:
+    """Raises UserError where the tracks cannot fit; of zstd nobody knows, so that is only said."""
+    told = lacking(release, tracks, target, settings)
+    if told and settings.codec == "none":
+        raise UserError(told)
+    if told:
+        say(told)
 
 
 def valid(channel: sources.Channel, settings: ConvertSettings) -> sources.Channel:
@@ -308,10 +348,20 @@ def run(jobs: Sequence[Job], target: Path, crew: Crew) -> dict[str, dict[str, An
         if crew.scheduler is not None:
             return run_elsewhere(jobs, target, crew.scheduler)
         store_writer.begin(target)
-        with progress("convert", sum(map(frames_of, jobs)), "frames") as advance:
-            return dict(for_each(convert_track, by_id(jobs), advance, crew.workers))
+        return run_here(jobs, target, crew.workers)
     except WorkerDied as death:
         raise UserError(f"{death}: finished tracks are kept") from None
+
+
+def run_here(jobs: Sequence[Job], target: Path, workers: int | None) -> dict[str, dict[str, Any]]:
+    """Convert in processes of this machine; those that were killed cannot tidy up themselves."""
+    try:
+        with progress("convert", sum(map(frames_of, jobs)), "frames") as advance:
+            return dict(for_each(convert_track, by_id(jobs), advance, workers))
+    except BaseException:
+        with suppress(OSError):
+            store_writer.sweep(target)  # which is ours alone: claimed, and no process is left
+        raise
 
 
 def by_id(jobs: Sequence[Job]) -> dict[str, Job]:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import store, tasks
-from pipeline.errors import UserError
+from pipeline import checkpoint, store, tasks
+from pipeline.errors import UsageError, UserError
 from pipeline.progress import say
 from pipeline.settings import TrainSettings
 from pipeline.sources.grids import Grid
@@ -48,6 +48,16 @@ def share(t: TrainSettings, devices: int) -> int:
             "use a multiple of that"
         )
     return t.batch_size // devices
+
+
+def refuse_shared_cpu(t: TrainSettings) -> None:
+    """Raises UsageError for several devices where there is no GPU, unless CPUs were asked for."""
+    if t.devices > 1 and t.device == "auto" and checkpoint.usable_device("auto").type == "cpu":
+        raise UsageError(
+            f"training.devices is {t.devices}, and torch finds no GPU here; leave it (and "
+            "--devices) out to train on the CPU, or add --set training.device=cpu for so many "
+            "processes that share it"
+        )
 
 
 def refuse_moving(task: tasks.Task, t: TrainSettings) -> None:

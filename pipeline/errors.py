@@ -6,10 +6,14 @@ from __future__ import annotations
 class UserError(ValueError):
     """Bad input: where, what was found, what was expected, and the way out, in one sentence.
 
-    cli.py prints it and exits with `code`; anything else that escapes is our own defect.
+    Of several faults of one input each is a sentence, in `args`. cli.py prints them and exits with
+    `code`; anything else that escapes is our own defect.
     """
 
     code = 1
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 class UsageError(UserError):

@@ -20,6 +20,9 @@ from pipeline.sources.grids import Grid
 from pipeline.store import Track
 from pipeline.tasks import Task
 
+DEGREE_KM = 111.2  # of latitude, on a sphere of the earth's mean radius
+SCALE = 0.2  # of a pixel's height in other units: less is no other scale
+
 
 def refuse_unfit(
     where: Path,
@@ -131,10 +134,28 @@ class Outside:
 def resolution(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], sizes: Sequence[float], training: str
 ) -> list[str]:
+    """On pixels of another size; of two grids of square degrees forecasts.py tells."""
     here, there = (attrs.get("pixel_km") for attrs in (ours, theirs))
-    if here is None or there is None or np.isclose(here, np.multiply(sizes, there)).any():
+    if here is not None and there is not None:
+        if np.isclose(here, np.multiply(sizes, there)).any():
+            return []
+        return [f"The input's pixels are {here:g} km, those of {training} {there:g} km."]
+    high, learnt = height(ours), height(theirs)
+    if high is None or learnt is None or ("grid_degrees" in ours and "grid_degrees" in theirs):
         return []
-    return [f"The input's pixels are {here:g} km, those of {training} {there:g} km."]
+    if np.isclose(high, np.multiply(sizes, learnt), rtol=SCALE).any():
+        return []
+    return [
+        f"The input's pixels are about {high:.2g} km high, those of {training} {learnt:.2g} km: "
+        "its detail is that of another scale."
+    ]
+
+
+def height(attrs: Mapping[str, Any]) -> float | None:
+    """Of a pixel, in km; None where that is not known."""
+    degrees = attrs.get("grid_degrees", attrs.get("grid_degrees_latitude"))
+    known = attrs.get("pixel_km", None if degrees is None else degrees * DEGREE_KM)
+    return None if known is None else float(known)
 
 
 def short(value: float) -> str:

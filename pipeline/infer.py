@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipeline import checkpoint, ensemble, inputs, metrics, software, start, tiling
+from pipeline import checkpoint, ensemble, inputs, metrics, room, software, start, tiling
 from pipeline.answers import Answers
 from pipeline.checkpoint import Checkpoint
 from pipeline.credit import Credit
@@ -211,11 +211,12 @@ def refine(order: Order, mode: Mode) -> Inference:
     names = [each.name for each in order.members]
     product = Product.of(trained, footage, mode, answers.rows[1], names)
     form.refuse_unfit(footage, product.unit)
-    if order.dry_run:
-        fields = len(list(product.fields()))
-        return ahead(order, mode, footage.times, product.shape, fields, product.notes)
-
     maker = Maker(footage, product, answers, order.members, order.device, Outside(trained.data))
+    if order.dry_run:
+        fields, unlike = len(list(product.fields())), maker.unlike(range(len(footage.times)))
+        notes = [*product.notes, *unlike]
+        return ahead(order, mode, footage.times, product.shape, fields, notes)
+
     with unfinished.opened(out, depends(order, maker)) as parts:
         if parts.changed:
             say(f"{out}: begun anew, since {', '.join(parts.changed)} changed")
@@ -257,7 +258,7 @@ def refine(order: Order, mode: Mode) -> Inference:
         units=metrics.units(product.channels[0]["units"], next(iter(scores.values()), ())),
         mode=mode,
         times=first_and_last(footage.times[done.kept]),
-        bytes=size_of(out),
+        bytes=room.taken(out),
     )
 
 
@@ -277,7 +278,7 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
     form.refuse_unfit(footage, view.place.unit)
     drawn = order.picked(begun.valid)
     if order.dry_run:
-        notes = start.notes(begun, footage, at, known)
+        notes = [*start.notes(begun, footage, at, known), *view.unlike()]
         made_now = ahead(order, mode, begun.valid, view.shape, len(list(view.fields())), notes)
         return replace(made_now, step=begun.step, since=minute(begun.complete))
     depends = {"forecast": footage.id, "from": begun.reference}  # all is made at once
@@ -324,7 +325,7 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
         since=minute(begun.complete),
         mode=mode,
         times=first_and_last(begun.valid),
-        bytes=size_of(out),
+        bytes=room.taken(out),
     )
 
 
@@ -359,13 +360,6 @@ def ahead(
 def first_and_last(times: np.ndarray) -> tuple[str, str]:
     """For people; times: seconds since 1970."""
     return minute(times[0]), minute(times[-1])
-
-
-def size_of(out: Path) -> int:
-    """Bytes of a file, or of all in a folder."""
-    return sum(
-        p.stat().st_size for p in ([out] if out.is_file() else out.rglob("*")) if p.is_file()
-    )
 
 
 def depends(order: Order, maker: Maker) -> dict[str, Any]:

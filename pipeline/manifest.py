@@ -62,6 +62,7 @@ class Split(BaseModel, frozen=True, extra="forbid"):
     train: list[str]
     eval: list[str]
     test: list[str] = []
+    frames: dict[str, int] = {}  # per part, those without a flag; older splits do not say
     triplets: dict[str, int]  # per part
     statistics: Statistics
 

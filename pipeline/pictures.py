@@ -12,7 +12,7 @@ import errno
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline import atomic
+from pipeline import atomic, fonts
 from pipeline.credit import NOBODY, Credit
 from pipeline.errors import UsageError, UserError
 
@@ -313,13 +313,31 @@ WRAPPED = 205  # letters of it in one line
 
 
 def drawn(scene: Scene, dpi: int) -> Figure:
+    told = (scene.title, scene.subtitle, scene.look.label, scene.errors.label, scene.credit.line)
+    with fonts.using([*told, *(panel.title for panel in scene.panels)]):
+        return laid_out(able(scene), dpi)
+
+
+def able(scene: Scene) -> Scene:
+    """With texts that the fonts of this system can draw; its credit says so itself."""
+    return replace(
+        scene,
+        title=fonts.able(scene.title),
+        subtitle=fonts.able(scene.subtitle),
+        panels=[replace(panel, title=fonts.able(panel.title)) for panel in scene.panels],
+        look=replace(scene.look, label=fonts.able(scene.look.label)),
+        errors=replace(scene.errors, label=fonts.able(scene.errors.label)),
+    )
+
+
+def laid_out(scene: Scene, dpi: int) -> Figure:
     from matplotlib.figure import Figure
 
     count = len(scene.panels)
     rows = [scene.extent] if scene.zoom is None else [scene.extent, scene.zoom]
     wide = (WIDTH - LEFT - RIGHT - GAP * (count - 1)) / count
     tall = [wide / proportions(e, scene.origin) for e in rows]
-    credit = scene.credit.lines(WRAPPED)
+    credit = fonts.credit_lines(scene.credit, WRAPPED)
     foot = LINE * len(credit)
     height = TOP + sum(tall) + ROW_GAP * (len(rows) - 1) + BOTTOM + foot
     figure = Figure((WIDTH, height), dpi=dpi, facecolor="white")

@@ -11,6 +11,9 @@ from pipeline.errors import UserError
 from pipeline.ingest import ConvertSettings
 from pipeline.sources import RawTrack
 from pipeline.sources.archive import Member
+from pipeline.sources.options import WORDS
+
+DURATIONS = ("--covers", "--accumulate", "--step")  # kept in seconds
 
 
 def fingerprint(raw: RawTrack, settings: ConvertSettings) -> str:
@@ -60,6 +63,31 @@ def settings_of(target: Path, id: str) -> dict[str, Any]:
     """The settings that a track was converted with."""
     settings: dict[str, Any] = part_of(target, id, "settings")
     return settings
+
+
+def other_settings(target: Path, id: str, settings: ConvertSettings) -> str:
+    """How the settings that a track was converted with differ from these; "" if they do not."""
+    before, now = (as_typed(its) for its in (settings_of(target, id), settings.model_dump()))
+    differing = [option for option in {**before, **now} if before.get(option) != now.get(option)]
+    told = [
+        f"{option} was {before.get(option, 'not given')}, is now {now.get(option, 'not given')}"
+        for option in differing
+    ]
+    return f"{id} was converted with other settings: {', and '.join(told)}" if told else ""
+
+
+def as_typed(settings: dict[str, Any]) -> dict[str, str]:
+    """Plain settings by the option of `cli convert` that says each; those that say nothing not."""
+    plain = {key: value for key, value in settings.items() if key != "options"}
+    given = {f"--{key.replace('_', '-')}": value for key, value in plain.items()}
+    given |= {WORDS.get(key, key): value for key, value in settings.get("options", {}).items()}
+    return {option: in_a_word(option, of) for option, of in given.items() if of is not None}
+
+
+def in_a_word(option: str, value: Any) -> str:
+    if option in DURATIONS:
+        return f"{value / 3600:g}h"
+    return ",".join(f"{v}" for v in value) if isinstance(value, list | tuple) else f"{value}"
 
 
 def part_of(target: Path, id: str, name: str) -> Any:

@@ -6,10 +6,7 @@ Nothing is written: neither the run folder nor a checkpoint.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Generator
 from dataclasses import dataclass
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +17,13 @@ from pipeline import budget, demands, engine
 from pipeline.budget import Budget, Case, Choice
 from pipeline.errors import UsageError, UserError
 from pipeline.inspecting.words import size
+from pipeline.pace import Pace, paced
+from pipeline.progress import lasting
 from pipeline.reporting.words import count as counted
 from pipeline.settings import RunSettings
-from pipeline.steps import LATE, Batch, update
 from pipeline.trainer import Trainer
 
-SECONDS = 6.0  # of timed steps, together; at least
-LEAST = 2  # of them
-SHARE_OF_RAM = 0.8  # that the timed steps may take
-
 Rows = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Of steps that were timed with the real loader, on one device."""
-
-    device: str
-    steps: int
-    windows: int  # of each; where a whole step has more, the rest is extrapolated
-    seconds: float  # of a whole step
-    waiting: float  # of these, for data
-    reserved: int | None  # bytes of the GPU, with what the allocator holds and does not use
-
-    @property
-    def share_waiting(self) -> float:
-        return self.waiting / self.seconds
 
 
 @dataclass(frozen=True)
@@ -59,6 +37,8 @@ class Rehearsal:
     samples: int  # per epoch
     eval_windows: int
     steps_per_epoch: int
+    early: list[str]  # players that take part in the first step
+    joined: int  # steps, after which all take part
     forward_macs: int  # of one window: the answer
     step_macs: int  # of one window: a step of all players, there and back
     kept: int  # bytes of tensors between two steps: weights, optimizers' states, average
@@ -71,6 +51,17 @@ class Rehearsal:
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.settings.training.epochs
+
+    @property
+    def validations(self) -> int:
+        t = self.settings.training
+        every = t.validate_every_steps
+        return t.epochs * (1 + ((self.steps_per_epoch - 1) // every if every else 0))
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole training, with validation; None where no step could be timed."""
+        return self.pace.lasting(self.validations) if self.pace else None
 
     def rows(self) -> Rows:
         """For the screen: a word, and what there is to say of it."""
@@ -90,7 +81,8 @@ class Rehearsal:
                 f"{counted(t.epochs, 'epoch')}; each of "
                 + (f"{t.accumulate} batches of " if t.accumulate > 1 else "")
                 + counted(t.batch_size, "window")
-                + (f", on {t.devices} devices" if t.devices > 1 else ""),
+                + (f", on {t.devices} devices" if t.devices > 1 else "")
+                + self.of_players(),
             ),
             (
                 "MACs",
@@ -106,14 +98,23 @@ class Rehearsal:
         each = ", ".join(f"{name} {number:,}" for name, number in self.parameters.items())
         return f"{self.settings.model_name}, {sum(self.parameters.values()):,} parameters: {each}"
 
+    def of_players(self) -> str:
+        """From when on all take part, where that is not from the first step on."""
+        if not self.joined:
+            return ""
+        alone = " and ".join(self.early)
+        if self.joined < self.total_steps:
+            return f"; {alone} alone until step {self.joined:,}, all players from then on"
+        return f"; {alone} alone: the others would join after more steps than that"
+
     def of_memory(self) -> str:
         tensors = self.present.tensors
         t = self.settings.training
         lines = [
             f"about {size(self.present.needs)} of {'each' if t.devices > 1 else 'a'} GPU: tensors "
-            f"{size(tensors)} at most, {size(self.kept)} of them weights and optimizers",
-            f"(counted), CUDA itself {size(budget.CONTEXT)} and {budget.SLACK:.0%} for workspaces "
-            "and gaps (assumed)",
+            f"{size(tensors)} at most, {size(self.kept)} of them weights and optimizers (counted); "
+            f"CUDA itself {size(budget.CONTEXT)} and {budget.SLACK:.0%} for workspaces and gaps "
+            "(assumed)",
         ]
         if self.pace and self.pace.reserved is not None:
             lines.append(f"the timed steps reserved {size(self.pace.reserved)}, without CUDA")
@@ -124,19 +125,33 @@ class Rehearsal:
         return "\n".join(lines)
 
     def of_time(self) -> str:
-        if not self.pace:
-            return "not known: this machine has too little memory for such a step"
         pace, t = self.pace, self.settings.training
+        if not pace:
+            return "not known: this machine has too little memory for such a step"
         share = t.batch_size * t.accumulate // t.devices
-        epoch = pace.seconds * self.steps_per_epoch
-        of = f"of {pace.windows} of {share} windows" if pace.windows < share else ""
+        whole = pace.lasting(self.validations)
         lines = [
-            f"{lasting(pace.seconds)} per step, {pace.share_waiting:.1%} of it waiting for data; "
-            f"{lasting(epoch)} per epoch, {lasting(epoch * t.epochs)} for all, without validation",
-            f"{counted(pace.steps, 'step')} {of}{' ' if of else ''}timed here, of all players: "
-            f"{pace.device}"
-            + (f", {counted(self.threads, 'thread')}" if pace.reserved is None else ""),
+            f"{'roughly ' if pace.rough else ''}{lasting(whole, 2)} for all, "
+            f"{lasting(whole / t.epochs, 2)} per epoch, with validation "
+            f"({self.validations * pace.validation / whole:.0%} of it)"
         ]
+        for stage in pace.stages:
+            which = f" from step {stage.first:,} on" if stage.first > 1 else ""
+            which = which or (f" until step {stage.steps:,}" if len(pace.stages) > 1 else "")
+            lines.append(
+                f"{lasting(stage.seconds)} per step{which}, {stage.share_waiting:.1%} of it "
+                "waiting for data"
+            )
+        windows = min(stage.windows for stage in pace.stages)
+        of = f" of {windows} of {share} windows" if windows < share else ""
+        lines.append(
+            f"{counted(sum(stage.timed for stage in pace.stages), 'step')}{of} timed here: "
+            + pace.device
+            + (f", {counted(self.threads, 'thread')}" if pace.reserved is None else "")
+        )
+        if pace.busy:
+            fewer = ", or with one thread: OMP_NUM_THREADS=1" if self.threads > 1 else ""
+            lines.append(f"other work keeps this machine busy; steps are shorter without it{fewer}")
         if pace.reserved is None:
             lines.append("a GPU is faster; by how much is not to be known from here")
         if t.compile != "off":
@@ -169,6 +184,8 @@ def rehearse(settings: RunSettings, memory: int | None = None) -> Rehearsal:
         raise UserError(f"model {settings.model_name}: {error}") from None
     memory = memory or budget.memory_of(t.device)
     loader = trainer.loader
+    per_epoch = max(1, loader.shown // t.batch_size // t.accumulate)
+    joined = needed.practice.joined(per_epoch * t.epochs)
     return Rehearsal(
         settings=settings,
         geometry=trainer.geometry,
@@ -179,14 +196,16 @@ def rehearse(settings: RunSettings, memory: int | None = None) -> Rehearsal:
         train_windows=len(loader.windows),
         samples=loader.shown,
         eval_windows=len(trainer.validation),
-        steps_per_epoch=max(1, loader.shown // t.batch_size // t.accumulate),
+        steps_per_epoch=per_epoch,
+        early=sorted(needed.practice.players(0)),
+        joined=joined,
         forward_macs=needed.practice.forward_macs,
         step_macs=needed.practice.step_macs,
         kept=needed.practice.kept,
         present=needed.present,
         memory=memory,
         proposed=needed.fitting(memory) if memory else None,
-        pace=paced(trainer, needed),
+        pace=paced(trainer, needed, joined, per_epoch * t.epochs),
         threads=torch.get_num_threads(),
     )
 
@@ -200,70 +219,6 @@ def one_of_them(settings: RunSettings) -> RunSettings:
     return settings.model_copy(update={"training": t.model_copy(update=changed)})
 
 
-def paced(trainer: Trainer, needed: Budget) -> Pace | None:
-    """Time steps of all players; on a CPU of so few windows that it takes seconds."""
-    device, t = trainer.fabric.device, trainer.settings.training
-    whole = t.batch_size * t.accumulate
-    windows = whole if device.type == "cuda" else affordable(needed, whole)
-    if not windows:
-        return None
-    source = endless(trainer)
-
-    def step(windows: int) -> tuple[float, float]:
-        """Seconds of waiting for data, and of work."""
-        begun = time.perf_counter()
-        batches = list(islice(source, max(1, windows // t.batch_size)))
-        fetched = time.perf_counter()
-        batches = [(x[:windows], y[:windows]) for x, y in batches]
-        update(trainer.fabric, trainer.model, trainer.optimizers, batches, LATE, t.clip)
-        if trainer.averaged:
-            trainer.averaged.update(trainer.model)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return fetched - begun, time.perf_counter() - fetched
-
-    try:
-        few = min(windows, budget.FEW)
-        step(windows if device.type == "cuda" else few)  # the first makes the optimizers' states
-        if device.type == "cpu":
-            _, work = step(few)
-            windows = min(windows, max(few, int(few * SECONDS / LEAST / work)))
-            if windows > t.batch_size:
-                windows -= windows % t.batch_size
-        else:
-            torch.cuda.reset_peak_memory_stats(device)
-        found: list[tuple[float, float]] = []
-        begun = time.perf_counter()
-        while len(found) < LEAST or time.perf_counter() - begun < SECONDS:
-            found.append(step(windows))
-    except torch.cuda.OutOfMemoryError:
-        return None
-    finally:
-        source.close()
-    waiting, work = (sum(each) / len(found) for each in zip(*found, strict=True))
-    gpu = device.type == "cuda"
-    return Pace(
-        device=torch.cuda.get_device_name(device) if gpu else "CPU",
-        steps=len(found),
-        windows=windows,
-        seconds=waiting + work * whole / windows,
-        waiting=waiting,
-        reserved=torch.cuda.max_memory_reserved(device) if gpu else None,
-    )
-
-
-def endless(trainer: Trainer) -> Generator[Batch]:
-    for epoch in count():
-        yield from trainer.batches(epoch, 0)
-
-
-def available() -> int:
-    """Bytes of memory that this machine has left. Raises OSError where it does not say."""
-    told = Path("/proc/meminfo").read_text(encoding="ascii")
-    kilobytes = next(line for line in told.splitlines() if line.startswith("MemAvailable:"))
-    return int(kilobytes.split()[1]) * 1024
-
-
 def frames(shape: tuple[int, int, int, int]) -> str:
     T, C, H, W = shape
     return f"{counted(T, 'frame')} of {counted(C, 'channel')}, {H}x{W}"
@@ -273,28 +228,3 @@ def many(number: float) -> str:
     """In thousands, millions and so on: 12.3 G."""
     power = min(4, max(0, int(math.log10(max(1.0, number)) // 3)))
     return f"{number / 1000**power:,.3g} {' kMGT'[power]}".rstrip()
-
-
-def lasting(seconds: float) -> str:
-    """For a person: 12 ms, 3.2 s, 5 min, 2.5 h."""
-    for most, part, unit in ((1, 1e-3, "ms"), (100, 1, "s"), (100 * 60, 60, "min")):
-        if seconds < most:
-            return f"{seconds / part:.3g} {unit}"
-    return f"{seconds / 3600:,.3g} h"
-
-
-def affordable(needed: Budget, whole: int) -> int:
-    """The windows of a step that this machine's memory holds: all, some or, if none, 0."""
-    try:
-        room = SHARE_OF_RAM * available()
-    except OSError:  # of systems that do not say
-        return whole
-    t, share = needed.t, needed.case.devices
-    batch = t.batch_size // share
-    if needed.practice.peak(batch, t.accumulate) <= room:
-        return whole
-    while batch:
-        if needed.practice.peak(batch) <= room:
-            return batch
-        batch //= 2
-    return 0

@@ -41,10 +41,10 @@ class Log:
         """Keep one step's numbers, all scalars; no waiting for the device."""
         self.steps.append((place, tuple(values), torch.stack([v.float() for v in values.values()])))
 
-    def flush(self, step: int, epoch: int, more: Mapping[str, float]) -> None:
-        """Write the means since the last flush. Raises Unhealthy as Health.look does."""
+    def flush(self, step: int, epoch: int, more: Mapping[str, float]) -> dict[str, float]:
+        """Write the means since the last flush, and return them. Raises as Health.look does."""
         if not self.steps:
-            return
+            return {}
         steps = list(self.fetched())
         self.health.look(steps)
         rate = len(steps) / max(time.monotonic() - self.since, 1e-9)
@@ -58,6 +58,7 @@ class Log:
             self.health.watch(means, step)
         self.write({**means, **more, "steps_per_second": rate}, step, epoch)
         self.clear()
+        return means
 
     def fetched(self) -> Iterator[tuple[Place, dict[str, float]]]:
         """By step, means over all processes; one wait for each stretch with the same names."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import pictures
+from pipeline import fonts, pictures
 from pipeline.credit import Credit
 from pipeline.metrics import Errors
 from pipeline.pictures import Extent, Look, Panel
@@ -307,7 +307,7 @@ class Samples:
         width = max(LEAST_WIDTH, lefts[-1] + wide + 2 * MARGIN)
         beside = (width - lefts[-1] - wide) // 2
         tops = list(rows_from(rows, tall, LINE * (2 + len(told))))
-        credit = self.credit.lines(width // SMALL)
+        credit = fonts.credit_lines(self.credit, width // SMALL)
         sheet = Sheet.of(width, tops[-1] + tall + BARS + FOOT * len(credit), FOOT * len(credit))
         sheet.write(MARGIN, MARGIN, heading, va="top", size=13, weight="bold")
         for number, line in enumerate(told):
@@ -351,7 +351,9 @@ class Sheet:
         return self.figure.add_axes(place, zorder=zorder)
 
     def write(self, left: float, top: float, text: str, **how: Any) -> None:
-        self.figure.text(left / self.width, 1 - top / self.height, text, **{"size": 9.5, **how})
+        how = {"size": 9.5, "family": fonts.families(text), **how}
+        place = left / self.width, 1 - top / self.height
+        self.figure.text(*place, fonts.able(text), **how)
 
     def draw(self, left: int, top: int, panel: Panel, look: Look) -> None:
         """A field, pixel by pixel, with a border around it."""

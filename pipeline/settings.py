@@ -7,8 +7,6 @@ explained file repeat.
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,36 +26,16 @@ from pydantic import (
 )
 
 import models
-from pipeline import atomic, explanations, manifest, shipped, tasks
-from pipeline.errors import UsageError, UserError
+from pipeline import atomic, explanations, manifest, settings_faults, shipped, tasks
+from pipeline.errors import UsageError
 from pipeline.paging import ReadAhead
+from pipeline.settings_faults import blamed
+from pipeline.settings_file import SET, Given, flattened, gathered, leave_out, nested
+from pipeline.settings_file import of_run as of_run
+from pipeline.settings_file import read as read
 from pipeline.tasks import ForecastSettings, SuperResolutionSettings
 
-# The keys of the TempoGAN specification's config.json, where ours lie elsewhere ...
-ALIASES = {
-    "model.upsample_factor": "task.factor",
-    "model.scale_factor": "task.factor",
-    "training.lr_g": "training.lr_of.generator",
-    "training.lr_d": "training.lr_of.discriminators",
-    "training.lambda_content": "model.lambda_content",
-    "training.lambda_adv_s": "model.lambda_adv_s",
-    "training.lambda_adv_t": "model.lambda_adv_t",
-    "training.save_interval": "training.checkpoint_every_epochs",
-    "training.log_interval": "training.log_every_steps",
-    "device": "training.device",
-}
-# ... and those that decide nothing here, each with the reason.
-WITHOUT_EFFECT = {
-    "model.in_channels": "the channels are measured from the store",
-    "model.out_channels": "the channels are measured from the store",
-    "training.data_root": "training reads a store; name it with --store",
-    "training.num_workers": "the loader maps the store and needs no workers",
-    "training.val_interval": "validation runs after every epoch",
-    "training.checkpoint_dir": "checkpoints lie in the run folder; name it with --run",
-    "training.log_dir": "logs lie in the run folder; name it with --run",
-}
-# What editors and people may write at the top of a file, and decides nothing.
-BESIDE = ("$schema", "$comment")
+WHOLE = {"training.patch_size": None, "training.augment": False}  # of experiments
 
 
 def on_or_off(given: Any) -> Any:
@@ -204,144 +182,112 @@ def load(
 ) -> tuple[RunSettings, list[str]]:
     """Read a settings file on top of `base`, apply `KEY=VALUE` overrides, fill in every default.
 
-    Returns the resolved settings and a sentence for each key that has no effect here. Raises
-    UsageError for a file that cannot be read, an unknown key (naming those near it) or a bad value.
+    Returns the resolved settings and a sentence for each key that has no effect here, or not the
+    one to be expected. Raises UsageError for a file that cannot be read; and naming all of them for
+    unknown keys (with those near them) and bad values.
     """
-    given, origins, notes = gathered(file, overrides)
+    return of(gathered(file, overrides), base)
+
+
+def of(given: Given, base: Mapping[str, Any] | None = None) -> tuple[RunSettings, list[str]]:
+    """As `load`, of what a file and overrides say."""
     before = dict(flattened(base or {}))
-    if given.get("model.name", before.get("model.name")) != before.get("model.name"):
+    if given.values.get("model.name", before.get("model.name")) != before.get("model.name"):
         before = {k: v for k, v in before.items() if not k.startswith("model.")}
-    settings = resolved(nested({**before, **given}), origins)
-    return settings, [*notes, *idle(settings, origins)]
+    of_the_task(given)
+    settings = resolved(nested({**before, **given.values}), given.origins)
+    return settings, noted(settings, given)
 
 
-def gathered(
-    file: Path | None, overrides: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """What a file and overrides say, by key joined by dots; who said it; notes. UsageError."""
-    given: dict[str, Any] = {}
-    notes: list[str] = []
-    origins: dict[str, str] = {}  # by key, to blame whoever set it
-    for key, value in flattened(read(file) if file else {}):
-        origins[put(given, key, value, notes)] = str(file)
-    for item in overrides:
-        key, sign, text = item.partition("=")
-        if not sign or not key:
-            raise UsageError(f"--set {item}: expected KEY=VALUE, as in training.batch_size=8")
-        for leaf, value in flattened({key.strip(): parsed(text, f"--set {item}")}):
-            origins[put(given, leaf, value, notes)] = f"--set {item}"
-    return given, origins, notes
+def of_experiment(given: Given, kind: type[BaseModel]) -> tuple[RunSettings, Any, list[str]]:
+    """As `of`, with a section `upstream` of that kind beside those of a training.
 
-
-def read(file: Path) -> dict[str, Any]:
-    """A mapping from a YAML or JSON file, or one that comes with eddy. Raises UsageError."""
-    file = shipped.find(file)
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark
-        # YAML forbids the tabs that JSON allows
-        value = (
-            json.loads(text, object_pairs_hook=once)
-            if file.suffix == ".json"
-            else yaml.load(text, OnceLoader)
+    Frames are whole and not turned where nothing else is asked for.
+    """
+    of_the_task(given)
+    tree = nested({**WHOLE, **given.values})
+    own, faults = tree.pop("upstream", None), []
+    if own is None:
+        where = next(iter(given.origins.values()), "settings")
+        faults.append(
+            f"{where}: no section upstream; expected region and upstream there, each west, east, "
+            "south, north"
         )
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{file}: not readable as YAML or JSON ({reason})") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UsageError(f"{file}: holds a {type(value).__name__}; expected sections with settings")
-    empty = {key for key in RunSettings.model_fields if value.get(key, "") is None}  # all comments
-    return {key: its for key, its in value.items() if key not in {*BESIDE, *empty}}
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping without repeated keys, the first of which would be lost. Raises ValueError."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"{twice} is given twice in one section; leave one of them out")
-    return found
-
-
-class OnceLoader(yaml.SafeLoader):
-    """YAML's plain values; a key that is repeated within a mapping is a ValueError."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-        return super().construct_mapping(node, deep=deep)
-
-
-def of_run(run: Path) -> dict[str, Any]:
-    """The resolved settings that a run was started with. Raises UserError where there are none."""
-    file = run / "settings.yaml"
-    if not file.is_file():
-        raise UserError(f"{run}: no training to resume here; leave out --resume to start one")
-    return read(file)
-
-
-def parsed(text: str, where: str) -> Any:
+    experiment = settings = None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"{where}: {text!r} is not a YAML value") from None
+        experiment = None if own is None else section(kind, own, "upstream", given.origins)
+    except UsageError as error:
+        faults += error.args
+    try:
+        settings = resolved(tree, given.origins)
+    except UsageError as error:
+        faults += error.args
+    if settings is None or faults:
+        raise UsageError(*faults)
+    return settings, experiment, noted(settings, given)
 
 
-def put(flat: dict[str, Any], key: str, value: Any, notes: list[str]) -> str:
-    """Set one key under the name that it has here, which is returned."""
-    ours = ALIASES.get(key, key)
-    if key in WITHOUT_EFFECT:
-        notes.append(f"{key} has no effect: {WITHOUT_EFFECT[key]}")
-    else:
-        flat[ours] = value
-    return ours
+def noted(settings: RunSettings, given: Given) -> list[str]:
+    """A sentence for all that was given and does not do what one would expect."""
+    return [*given.notes, *idle(settings, given.origins), *stale(settings, given)]
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of a nested mapping, keys joined by dots."""
-    leaves: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            leaves += flattened(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
-    return leaves
+def of_the_task(given: Given) -> None:
+    """Leave out what a file says of a task that the model which `--set` names is not for."""
+    name = given.values.get("model.name")
+    if name in models.names() and given.origins["model.name"].startswith(SET):
+        kind = models.find(name).TASK
+        known = [f"task.{key}" for its in tasks.SETTINGS.values() for key in its.model_fields]
+        own = [f"task.{key}" for key in tasks.SETTINGS[kind].model_fields]
+        keys = [key for key in given.values if key in known and key not in own]
+        others = [made for other, made in settings_faults.MAKES.items() if other != kind]
+        leave_out(given, keys, " or ".join(others))
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, leaf = key.split(".")
-        inner = tree
-        for section in sections:
-            inner = inner.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise UsageError(f"{key}: {section} is a value, not a section")
-        inner[leaf] = value
-    return tree
-
-
-def resolved(tree: dict[str, Any], origins: Mapping[str, str]) -> RunSettings:
-    """Validated, with the model's own defaults filled in. Raises UsageError."""
+def resolved(tree: Mapping[str, Any], origins: Mapping[str, str]) -> RunSettings:
+    """Validated, with the model's own defaults filled in. Raises UsageError with all faults."""
+    faults: list[str] = []
+    kinds: dict[str, type[BaseModel]] = {
+        "data": DataSettings,
+        "scaling": ScalingSettings,
+        "training": TrainSettings,
+    }
     model = tree.get("model") or {}
-    if not isinstance(model, dict):
-        raise UsageError(f"{blamed(origins, 'model')}: expected settings below model, as in name")
-    model = dict(model)
-    name = model.pop("name", "tempogan")
+    if isinstance(model, dict):
+        name = model.get("name", RunSettings().model_name)
+        try:
+            module = models.find(name)
+            kinds |= {"model": module.Settings, "task": tasks.SETTINGS[module.TASK]}
+        except ValueError as error:
+            faults.append(f"{blamed(origins, 'model.name')}: model.name: {error}")
+    else:
+        faults.append(f"{blamed(origins, 'model')}: expected settings below model, as in name")
+    known = [f"{section}.{key}" for section, kind in kinds.items() for key in kind.model_fields]
+    known.append("model.name")
+    chosen: dict[str, Any] = {}
+    if "model" in kinds:
+        parts = {"model": {k: v for k, v in model.items() if k != "name"}}
+        parts["task"] = tree.get("task") or {}
+        for part, given in parts.items():
+            try:
+                chosen[part] = section(kinds[part], given, part, origins, known, name)
+            except UsageError as error:
+                faults += error.args
+    if isinstance(chosen.get("task"), ForecastSettings):
+        frames = chosen["task"].past + chosen["task"].future
+        faults += other_window(tree, frames, origins)
+        tree = with_window(tree, frames)
+    rest = {key: value for key, value in tree.items() if key not in ("model", "task")}
+    if chosen.keys() == {"model", "task"}:
+        own = chosen["model"].model_dump(mode="json")
+        rest |= {"model": {"name": name, **own}, "task": chosen["task"]}
     try:
-        module = models.find(name)
-    except ValueError as error:
-        raise UsageError(f"{blamed(origins, 'model.name')}: model.name: {error}") from None
-    own = section(module.Settings, model, "model", origins)
-    task = section(tasks.SETTINGS[module.TASK], tree.get("task") or {}, "task", origins)
-    if isinstance(task, ForecastSettings):
-        tree = with_window(tree, task.past + task.future, origins)
-    try:
-        return RunSettings(
-            **{**tree, "model": {"name": name, **own.model_dump(mode="json")}, "task": task}
-        )
+        settings = RunSettings(**rest)
     except ValidationError as error:
-        raise UsageError(sentence(error, origins, "", RunSettings)) from None
+        faults += settings_faults.told(error, origins, "", known)
+    if faults:
+        raise UsageError(*faults)
+    return settings
 
 
 def idle(settings: RunSettings, origins: Mapping[str, str]) -> list[str]:
@@ -353,8 +299,38 @@ def idle(settings: RunSettings, origins: Mapping[str, str]) -> list[str]:
     return []
 
 
-def section(kind: type[BaseModel], given: Any, name: str, origins: Mapping[str, str]) -> Any:
-    """The settings below `name`. Raises UsageError."""
+def stale(settings: RunSettings, given: Given) -> list[str]:
+    """A sentence where model.arch is one and all that follows from it is given as of another.
+
+    As in a file that shows all settings and in which nothing but arch was changed.
+    """
+    kind, now = models.find(settings.model_name).Settings, settings.model.get("arch")
+    words = explanations.allowed(kind.model_fields["arch"].annotation) if now else []
+    for other in words:
+        theirs, ours = (kind(arch=arch).model_dump(mode="json") for arch in (other, now))
+        differ = [key for key in ours if key != "arch" and ours[key] != theirs[key]]
+        said = [given.values.get(f"model.{key}", ours[key]) == theirs[key] for key in differ]
+        if len(differ) > 1 and all(said):
+            keys = ", ".join(f"model.{key}" for key in differ)
+            return [
+                f"model.arch is {now}, but {keys} are given as {other} has them: leave their "
+                f"lines out for those of {now}"
+            ]
+    return []
+
+
+def section(
+    kind: type[BaseModel],
+    given: Any,
+    name: str,
+    origins: Mapping[str, str],
+    known: Sequence[str] = (),
+    model: str | None = None,
+) -> Any:
+    """The settings below `name`. Raises UsageError with all faults.
+
+    known: all keys that there are; by default those of the section. model: whose they are.
+    """
     if not isinstance(given, dict):
         raise UsageError(
             f"{blamed(origins, name)}: {name} is {given!r}; expected settings below it"
@@ -362,73 +338,33 @@ def section(kind: type[BaseModel], given: Any, name: str, origins: Mapping[str, 
     try:
         return kind(**given)
     except ValidationError as error:
-        raise UsageError(sentence(error, origins, f"{name}.", kind)) from None
+        known = known or [f"{name}.{key}" for key in kind.model_fields]
+        raise UsageError(*settings_faults.told(error, origins, name, known, model)) from None
 
 
-def with_window(tree: dict[str, Any], frames: int, origins: Mapping[str, str]) -> dict[str, Any]:
-    """A forecast's window follows from its task. Raises UsageError for another that was asked."""
+def other_window(tree: Mapping[str, Any], frames: int, origins: Mapping[str, str]) -> list[str]:
+    """A fault where a forecast's window was asked for that does not follow from its task.
+
+    One that a file gives follows where an override gives the task or the model.
+    """
+    key, training = "training.sequence_length", tree.get("training")
+    asked = training.get("sequence_length", frames) if isinstance(training, dict) else frames
+    above = [origins.get(k, "") for k in ("task.past", "task.future", "model.name")]
+    follows = any(o.startswith(SET) for o in above) and not origins.get(key, "").startswith(SET)
+    if key not in origins or asked == frames or follows:
+        return []
+    return [
+        f"{origins[key]}: {key} is {asked}; a forecast's window is task.past + task.future, "
+        f"{frames} frames: leave it out"
+    ]
+
+
+def with_window(tree: Mapping[str, Any], frames: int) -> Mapping[str, Any]:
+    """With a forecast's window, which follows from its task."""
     training = tree.get("training") or {}
     if not isinstance(training, dict):
         return tree  # which RunSettings refuses
-    key = "training.sequence_length"
-    asked = training.get("sequence_length", frames)
-    if key in origins and asked != frames:
-        raise UsageError(
-            f"{origins[key]}: {key} is {asked}; a forecast's window is task.past + task.future, "
-            f"{frames} frames: leave it out"
-        )
     return {**tree, "training": {**training, "sequence_length": frames}}
-
-
-def blamed(origins: Mapping[str, str], key: str) -> str:
-    """Who set a key, a key below it, or the list that it is an item of."""
-    return next(
-        (
-            origin
-            for k, origin in origins.items()
-            if f"{k}.".startswith(f"{key}.") or f"{key}.".startswith(f"{k}.")
-        ),
-        "settings",
-    )
-
-
-def sentence(
-    error: ValidationError, origins: Mapping[str, str], prefix: str, known: type[BaseModel]
-) -> str:
-    """All faults in one line, each with who made it and what was expected."""
-    faults = []
-    for fault in error.errors():
-        where, kind = [str(part) for part in fault["loc"]], fault["type"]
-        key = (prefix + ".".join(where)).rstrip(".")
-        blame = blamed(origins, key)
-        told = f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
-        if kind == "extra_forbidden":
-            fields = section_fields(known, where[:-1])
-            near = difflib.get_close_matches(where[-1], fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-            told = f"unknown setting {key}; {hint}"
-            if key == "upstream":
-                told = "its section upstream is for `cli upstream`, which takes this file"
-        elif kind == "model_type":
-            told = f"{key} is {fault.get('input')!r}; expected settings below it"
-        elif kind == "value_error" and isinstance(fault.get("input"), Mapping):
-            told = f"{key}: {fault['ctx']['error']}"  # of settings that do not go together
-            below = dict.fromkeys(o for k, o in origins.items() if k.startswith(f"{key}."))
-            blame = ", ".join(below) or blame
-        elif kind == "missing":
-            told, blame = f"{key}: {told}", blamed(origins, key.rpartition(".")[0])
-        else:
-            told = f"{key}: {fault.get('input')!r}: {told}"
-        faults.append(f"{blame}: {told}")
-    return "; ".join(faults)
-
-
-def section_fields(known: type[BaseModel], sections: Sequence[str]) -> list[str]:
-    for section in sections:
-        annotation = known.model_fields[section].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            known = annotation
-    return list(known.model_fields)
 
 
 def located(
@@ -467,6 +403,33 @@ def sections(settings: RunSettings) -> dict[str, tuple[type[BaseModel], dict[str
     return {name: (kinds.get(name) or type(getattr(settings, name)), plain[name]) for name in plain}
 
 
+def asked(
+    settings: RunSettings, only: Collection[str] | None, upstream: BaseModel | None = None
+) -> list[str]:
+    """The keys that `only` names, by themselves or by section; all where it is None.
+
+    Without a forecast's training.sequence_length, unless it is named itself: it follows from the
+    task. Raises UsageError for a key that there is not.
+    """
+    whole = shown(settings, upstream)
+    known = [f"{name}.{key}" for name, (_, values) in whole.items() for key in values]
+    for key in only or ():
+        if key not in (*known, *whole):
+            hint = settings_faults.hint(key, known)
+            raise UsageError(f"{key}: no setting of {settings.model_name}; {hint}")
+    follows = "training.sequence_length" if isinstance(settings.task, ForecastSettings) else ""
+    named = {*whole} if only is None else {*only}
+    return [k for k in known if k in named or (k.partition(".")[0] in named and k != follows)]
+
+
+def shown(
+    settings: RunSettings, upstream: BaseModel | None
+) -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
+    """As `sections`, with that of an experiment before them."""
+    its = {"upstream": (type(upstream), upstream.model_dump(mode="json"))} if upstream else {}
+    return {**its, **sections(settings)}
+
+
 def explained(
     settings: RunSettings,
     only: Collection[str] | None = None,
@@ -474,30 +437,22 @@ def explained(
 ) -> str:
     """YAML that loads back to the same settings, with the meaning of each as a comment.
 
-    only: keys as in training.lr, or sections; by default all. upstream: the section of that name,
+    only: keys as in training.lr, or sections; by default all. A model's or task's are shown with
+    the model's name, without which they would be another's. upstream: the section of that name,
     where a file has one. Raises UsageError for an unknown key.
     """
-    whole = sections(settings)
-    if upstream:
-        whole = {"upstream": (type(upstream), upstream.model_dump(mode="json")), **whole}
-    known = [f"{name}.{key}" for name, (_, its) in whole.items() for key in its]
-    for key in only or ():
-        if key not in (*known, *whole):
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; `cli settings show` shows all"
-            raise UsageError(f"{key}: no setting of {settings.model_name}{hint}")
+    keys = asked(settings, only, upstream)
+    usual = settings.model_name == RunSettings().model_name
+    if not usual and any(key.partition(".")[0] in ("model", "task") for key in keys):
+        keys.append("model.name")
     parts = []
-    for name, (kind, values) in whole.items():
-        asked = {
-            key: value
-            for key, value in values.items()
-            if only is None or name in only or f"{name}.{key}" in only
-        }
+    for name, (kind, values) in shown(settings, upstream).items():
+        its = {key: value for key, value in values.items() if f"{name}.{key}" in keys}
         meanings = {key: explanations.meaning(field) for key, field in kind.model_fields.items()}
         if name == "model":
             meanings["name"] = " | ".join(models.names())
-        if asked:
-            parts.append(explanations.section(name, about(settings, name, kind), asked, meanings))
+        if its:
+            parts.append(explanations.section(name, about(settings, name, kind), its, meanings))
     return "\n".join(parts)
 
 
@@ -538,12 +493,7 @@ class Checked:
     file: Path  # that was read: the one given, or the one of that name that comes with eddy
     settings: RunSettings
     upstream: BaseModel | None  # its section upstream, where it is for `cli upstream`
-    notes: list[str]  # a sentence for each key that has no effect, which begins with that key
-
-    @property
-    def unused(self) -> list[str]:
-        """The keys that have no effect."""
-        return [note.partition(" ")[0] for note in self.notes]
+    notes: list[str]  # a sentence for each key without effect, which begins with that key
 
 
 def check(file: Path, overrides: Sequence[str] = ()) -> Checked:
@@ -551,13 +501,17 @@ def check(file: Path, overrides: Sequence[str] = ()) -> Checked:
 
     Raises UsageError as load does, and for an experiment whose settings contradict one another.
     """
+    return checked(file, gathered(file, overrides))
+
+
+def checked(file: Path, given: Given) -> Checked:
+    """As `check`, of what the file and overrides say."""
     file = shipped.find(file)
-    given, _, _ = gathered(file, overrides)
-    if not any(key.partition(".")[0] == "upstream" for key in given):
-        settings, notes = load(file, overrides)
+    if not any(key.partition(".")[0] == "upstream" for key in given.values):
+        settings, notes = of(given)
         return Checked(file, settings, None, notes)
     from pipeline.experiment import plan  # which imports this file
 
-    settings, asked, notes = plan.load(file, overrides)
-    plan.refuse_unfit(settings, asked)
-    return Checked(file, settings, asked, notes)
+    settings, experiment, notes = of_experiment(given, plan.UpstreamSettings)
+    plan.refuse_unfit(settings, experiment)
+    return Checked(file, settings, experiment, notes)

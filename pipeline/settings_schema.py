@@ -15,15 +15,8 @@ from pydantic import BaseModel
 import models
 from pipeline import atomic, explanations, tasks
 from pipeline.experiment.plan import UpstreamSettings
-from pipeline.settings import (
-    ALIASES,
-    BESIDE,
-    WITHOUT_EFFECT,
-    DataSettings,
-    RunSettings,
-    ScalingSettings,
-    TrainSettings,
-)
+from pipeline.settings import DataSettings, RunSettings, ScalingSettings, TrainSettings
+from pipeline.settings_file import ALIASES, BESIDE, WITHOUT_EFFECT
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]

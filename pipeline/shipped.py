@@ -11,10 +11,12 @@ import json
 import re
 from pathlib import Path
 
+import models
 from pipeline.errors import UsageError
 
 HERE = Path(__file__).parent
 SCHEMA = "settings.schema.json"
+MOST = 4  # names in a sentence
 ENDS = re.compile(r"(?<=\.)\s+(?=[A-Z`])")  # of sentences
 
 
@@ -68,8 +70,11 @@ def find(given: Path) -> Path:
         )
     if given.stem in known:
         raise UsageError(f"{given}: no such settings file; for eddy's own say {given.stem} alone")
-    near = difflib.get_close_matches(given.stem, known, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    begun = [name for name in known if given.stem and name.startswith(given.stem)]
+    near = dict.fromkeys([*begun, *difflib.get_close_matches(given.stem, known, n=3)])
+    hint = f"did you mean {' or '.join([*near][:MOST])}? " if near else ""
+    if given.name in models.names():
+        hint += f"{given} is a model, whose defaults --set model.name={given} takes; "
     raise UsageError(
         f"{given}: no such settings file, and none of that name comes with eddy; {hint}"
         "`cli settings list` shows them all"

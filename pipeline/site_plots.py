@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import pictures
+from pipeline import fonts, pictures
 from pipeline.credit import NOBODY, Credit
 from pipeline.sites import Series
 
@@ -33,8 +33,9 @@ def draw(
     for (left, right), each in zip(rows, series, strict=True):
         quantiles(left, each, units)
         dates(right, each, units)
-    if lines := credit.lines(WRAPPED):
-        figure.supxlabel("\n".join(lines), size=7, color="0.45")
+    if lines := fonts.credit_lines(credit, WRAPPED):
+        family = fonts.families(*lines)
+        figure.supxlabel("\n".join(lines), size=7, color="0.45", family=family)
     return pictures.saved(path, figure, credit, "Estimated and true values at chosen sites")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.manifest import Split, Statistics
 from pipeline.store import Store, Track
 
+SHARE = 0.2  # of gridded frames, that is proposed for evaluation
 SEASONS = re.compile(r"(\d{4})-(\d{4})")
 TOO_FEW = (
     "fewer than 2 tracks, and only whole ones are set aside; convert into more of them "
@@ -100,6 +101,7 @@ def split(
         train=train,
         eval=evaluated,
         test=test,
+        frames=sound_frames(opened, parts),
         triplets=triplets(opened, parts),
         statistics=added([opened.track(id) for id in train]),
     )
@@ -186,6 +188,55 @@ def latest(tracks: Sequence[Track], share: float) -> list[str]:
     held = np.cumsum([len(track.times) for track in ordered])
     count = int(np.abs(held[:-1] - share * held[-1]).argmin()) + 1
     return sorted(track.id for track in ordered[:count])
+
+
+def proposed(opened: Store, count: Callable[[Track], int]) -> list[str]:
+    """Options that leave something to train on and something to judge; [] where none do.
+
+    count: what a training can use of a track, as its triplets. Of typhoons the latest seasons with
+    a tenth of that, or of one season the latest typhoons; of all else the latest tracks with a
+    fifth of the frames. Where one track alone has any, another is judged by its single frames.
+    """
+    tracks = sorted(opened, key=lambda track: (track.times[-1], track.id))
+    have = {track.id: count(track) for track in tracks}
+    fit = [track for track in tracks if have[track.id]]
+    if len(fit) < 2:
+        sound = {track.id: len(track.windows(1)) for track in tracks if track not in fit}
+        most = max(sound, key=lambda id: sound[id], default="")
+        return ["--eval-ids", most] if fit and sound.get(most) else []
+    if all(presets.season(track.id) for track in tracks):
+        seasons = sorted({track.id[:4] for track in fit})
+        of_each = {s: sum(have[track.id] for track in fit if track.id[:4] == s) for s in seasons}
+        if len(seasons) > 1:
+            newest = set_aside(of_each)
+            return ["--eval-ids", f"{newest[0]}-{newest[-1]}"]
+    else:
+        held = sum(have[id] for id in latest(tracks, SHARE))
+        if 0 < held < sum(have.values()):
+            return ["--eval-last", f"{SHARE:g}"]
+    return ["--eval-ids", ",".join(set_aside({track.id: have[track.id] for track in fit}))]
+
+
+def set_aside(have: dict[str, int]) -> list[str]:
+    """The last of two or more, which all have some, with a tenth of the whole or more; never all.
+
+    Where that would be two thirds of it, instead the one that has least.
+    """
+    whole, names = sum(have.values()), list(have)
+    first = len(names) - 1
+    while first > 1 and 10 * sum(have[name] for name in names[first:]) < whole:
+        first -= 1
+    if 3 * sum(have[name] for name in names[first:]) > 2 * whole:
+        return [min(names, key=lambda name: have[name])]
+    return names[first:]
+
+
+def sound_frames(opened: Store, parts: dict[str, list[str]]) -> dict[str, int]:
+    """How many frames without a flag each part has."""
+    return {
+        part: sum(int((opened.track(id).flag == 0).sum()) for id in ids)
+        for part, ids in parts.items()
+    }
 
 
 def triplets(opened: Store, parts: dict[str, list[str]]) -> dict[str, int]:

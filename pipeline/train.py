@@ -6,6 +6,7 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, samples
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from pipeline import atomic, budget, checkpoint, engine
+from pipeline import atomic, budget, checkpoint, demands, engine, shipped
 from pipeline import settings as run_settings
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from pipeline.health import Unhealthy
 from pipeline.interrupts import told_to_stop
 from pipeline.problem import MODEL
-from pipeline.progress import muted, progress, say
+from pipeline.progress import brief, lasting, muted, progress, say
 from pipeline.runlog import Log, open_log
 from pipeline.settings import RunSettings
 from pipeline.tasks import ForecastSettings
@@ -54,6 +55,9 @@ MENDS = {
     "model.rest_above",
 }
 AGREED_EVERY = 10  # steps: then several processes ask each other whether one was told to stop
+STOPPING = "Stopping after {}, and saving then; Ctrl-C again stops at once, without saving"
+WATCHED = 10.0  # seconds after the first step: then it is known how long all steps take
+LONG = 3600.0  # seconds on a CPU, from which on other ways are named
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Trained:
     position: Position
     scores: dict[str, float]  # of the last validation: model and baseline RMSE
     stopped: str  # "" when all epochs are done, else why not
+    unit: str = ""  # of these, after a blank; "" where channels have several
     first: bool = True  # in the first of its processes, which speaks for all
 
 
@@ -75,6 +80,7 @@ def train(settings: RunSettings, run: Path, *, resume: bool = False) -> Trained:
     that already holds a training (without `resume`) or another model's (with it), and a GPU that
     has too little memory.
     """
+    demands.refuse_shared_cpu(settings.training)
     fabric = engine.make_fabric(settings.training)
     run = engine.by_first(fabric, lambda: run)  # its default is named after the present time
     with ExitStack() as inside:
@@ -128,9 +134,14 @@ def begun(settings: RunSettings, run: Path, resume: bool, fabric: Fabric) -> Tra
             run_settings.write(run / "settings.yaml", settings)
             atomic.write_json(run / "scaling.json", trainer.told_scaling())
         say(trainer.told_model())
+        say(trainer.told_device())
         if old and (note := trainer.told_schedule(old.settings.training.epochs)):
             say(note)
-        stopping = held.enter_context(told_to_stop())
+        if old and (note := trainer.told_position()):
+            say(note)
+        soon = "this step" if fabric.world_size == 1 else f"at most {AGREED_EVERY} steps"
+        speaks = fabric.is_global_zero
+        stopping = held.enter_context(told_to_stop(STOPPING.format(soon) if speaks else ""))
         if note := trainer.compile():
             say(note)
         log = open_log(run, trainer.position.step, fabric, trainer.health)
@@ -140,15 +151,18 @@ def begun(settings: RunSettings, run: Path, resume: bool, fabric: Fabric) -> Tra
 def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained:
     """Train from the present position to the last epoch, or until told to stop."""
     t, at, fabric = trainer.settings.training, trainer.position, trainer.fabric
-    per_epoch = trainer.steps_per_epoch
+    per_epoch, unit = trainer.steps_per_epoch, trainer.unit
     scores: dict[str, float] = {}
+    watch = Watch(trainer) if fabric.device.type == "cpu" and not at.step else None
 
-    def flush() -> None:
+    def flush() -> str:
         """First, before anything is judged or saved: it refuses what is not finite."""
-        log.flush(at.step, at.epoch, trainer.rates(at.step - 1))
+        means = log.flush(at.step, at.epoch, trainer.rates(at.step - 1))
+        loss = means.get(f"player/{next(iter(trainer.optimizers))}")  # of who answers
+        return "" if loss is None else f"loss {brief(loss)}"
 
     def done(why: str) -> Trained:
-        return Trained(trainer.run, at, scores, why, fabric.is_global_zero)
+        return Trained(trainer.run, at, scores, why, unit, fabric.is_global_zero)
 
     def stopping() -> bool:
         if fabric.world_size > 1 and at.step % AGREED_EVERY:
@@ -157,7 +171,8 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
 
     if not at.step and t.sample_every_epochs:
         trainer.draw_samples(log)  # what goes in and should come out is to be seen before the hours
-    with progress("train", trainer.total_steps - at.step, "steps") as advance:
+    all_steps = max(trainer.total_steps, at.step)
+    with progress("train", all_steps, "steps", before=at.step) as advance:
         while at.epoch < t.epochs:
             if t.patience and at.stale_epochs >= t.patience:
                 some = at.players < len(trainer.optimizers)
@@ -167,12 +182,17 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
             while micro := list(islice(batches, t.accumulate)):
                 place = trainer.place(len(micro))
                 log.add(trainer.step(micro).named(), place)
-                if at.step % t.log_every_steps == 0:
-                    flush()
-                advance()
+                note = flush() if at.step % t.log_every_steps == 0 else ""
+                advance(1, note)
+                if watch and (told_time := watch.told()) is not None:
+                    watch = None
+                    if told_time:
+                        say(told_time)
                 if due(at.step, t.validate_every_steps) and at.step % per_epoch:
                     flush()
+                    advance(0, "validates")
                     scores = trainer.validated(log)
+                    advance(0, f"step {at.step:,}: RMSE " + told(scores, unit), keep=True)
                     if trainer.better(scores[MODEL], at.epoch + 1):
                         trainer.save("best")
                 stop = stopping()
@@ -183,13 +203,66 @@ def fit(trainer: Trainer, log: Log, told_to_stop: Callable[[], bool]) -> Trained
                     return done("told to stop; --resume goes on")
             at.epoch, at.batch = at.epoch + 1, 0
             flush()
+            advance(0, "validates")
             scores = trainer.validated(log)
-            advance(0, f"epoch {at.epoch}: RMSE " + told(scores), keep=True)
+            advance(0, f"epoch {at.epoch}: RMSE " + told(scores, unit), keep=True)
             trainer.keep(scores[MODEL])
             if due(at.epoch, t.sample_every_epochs):
                 trainer.draw_samples(log)
+            if at.epoch < t.epochs and engine.agreed(fabric, told_to_stop()):
+                return done("told to stop; --resume goes on")
             log.clear()  # the next steps are timed from here
     return done("" if scores else "nothing was left to train; for more, --set training.epochs=N")
+
+
+class Watch:
+    """Of a training's first steps on a CPU: will all of them take long?"""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.since: tuple[float, int] | None = None  # a time, and how many steps were done by then
+
+    def told(self) -> str | None:
+        """After each step: None until it is known, then what to say of it, or ""."""
+        trainer, now = self.trainer, time.monotonic()
+        done = trainer.position.step
+        if self.since is None:  # the first takes longer
+            self.since = now, done
+        since, before = self.since
+        if now - since < WATCHED:
+            return None
+        left = (trainer.total_steps - done) * (now - since) / (done - before)
+        if left < LONG:
+            return ""
+        rest = trainer.position.players < len(trainer.optimizers)
+        more = ", and more when all players take part" if rest else ""
+        named = " or ".join(f"`cli train {name}`" for name in for_cpus(trainer.settings))
+        return (
+            f"at this pace the CPU takes {lasting(left, 2)}{more}. Quicker: a GPU"
+            + (f", {named}, made for CPUs," if named else "")
+            + " or fewer --set training.epochs=N; --dry-run says beforehand how long"
+        )
+
+
+def for_cpus(settings: RunSettings) -> list[str]:
+    """The names of eddy's own settings for CPUs that have the same model and scaling, but smaller.
+
+    Smaller is taken for granted of any that differ.
+    """
+    files = {name: file for name, file in shipped.files().items() if name.endswith("_cpu")}
+    known = {name: run_settings.load(file)[0] for name, file in files.items()}
+
+    def kind(of: RunSettings) -> tuple[object, ...]:
+        return of.model_name, of.scaling
+
+    def extent(of: RunSettings) -> tuple[object, ...]:
+        return of.model_settings, of.training.patch_size
+
+    return [
+        name
+        for name, own in known.items()
+        if kind(own) == kind(settings) and extent(own) != extent(settings)
+    ]
 
 
 def too_large(settings: RunSettings, run: Path, devices: int) -> str:
@@ -228,6 +301,6 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def told(scores: dict[str, float]) -> str:
+def told(scores: dict[str, float], unit: str) -> str:
     """Of the model and the usual baseline."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in islice(scores.items(), 2))
+    return ", ".join(f"{name} {value:.3f}{unit}" for name, value in islice(scores.items(), 2))

@@ -40,6 +40,7 @@ from pipeline.metrics import Errors
 from pipeline.prefetch import on_device
 from pipeline.problem import MODEL, Problem
 from pipeline.progress import say
+from pipeline.reporting.words import after, count
 from pipeline.runlog import Log
 from pipeline.samples import Samples
 from pipeline.scaling import Scaling
@@ -202,6 +203,27 @@ class Trainer:
             f"on {far}"
         )
 
+    def told_device(self) -> str:
+        """Where it trains, in which precision; on a CPU where nobody asked for one, why."""
+        t, device = self.settings.training, self.fabric.device
+        if device.type == "cuda":
+            where = torch.cuda.get_device_name(device)
+        else:
+            where = f"the CPU, {count(torch.get_num_threads(), 'thread')}"
+        several = f"{self.fabric.world_size} processes, each " if self.fabric.world_size > 1 else ""
+        why = "; torch finds no GPU here" if device.type == "cpu" and t.device == "auto" else ""
+        return f"trains in {t.precision}, {several}on {where}{why}"
+
+    def told_position(self) -> str:
+        """From where a training goes on; "" where nothing is left of it."""
+        at, epochs = self.position, self.settings.training.epochs
+        if at.epoch >= epochs:
+            return ""
+        return (
+            f"goes on after step {at.step:,} of {self.total_steps:,}, in epoch {at.epoch + 1} of "
+            f"{epochs}"
+        )
+
     def told_schedule(self, epochs: int) -> str:
         """How the learning rate goes on where it was to end after that many epochs."""
         t, step = self.settings.training, self.position.step
@@ -226,6 +248,12 @@ class Trainer:
             }
             for i, channel in enumerate(self.data.channels)
         }
+
+    @property
+    def unit(self) -> str:
+        """Of the validation's RMSE, after a blank; "" where the channels have several units."""
+        units = {str(channel["units"]) for channel in self.problem.channels(self.data.channels)}
+        return after(units.pop()) if len(units) == 1 else ""
 
     @property
     def steps_per_epoch(self) -> int:

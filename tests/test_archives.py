@@ -134,6 +134,9 @@ def test_at_most_one_typhoon_is_unpacked_at_a_time(tree, tmp_path, monkeypatch):
         seen.append(len(unpacked))
         return real(frame, place)
 
+    # which looks at one header before, in a temporary folder
+    monkeypatch.setattr(convert, "refuse_full_disk", lambda *_: None)
+
     monkeypatch.setattr(archive, "laid_out", watched)
     converted(file, tmp_path / "a.zarr")
     assert set(seen) == {3, 4}  # 202102 has a gap
@@ -295,6 +298,23 @@ def test_links_and_names_that_lead_out_are_left_out(tree, tmp_path):
     assert {p.relative_to(tmp_path).parts[0] for p in new} == {"a.zarr", "manifests"}
 
 
+def test_what_macos_packs_and_names_in_capitals(tree, tmp_path):
+    into = tmp_path / "mac.tar.gz"
+    with tarfile.open(into, "w:gz") as tar:
+        for file in sorted(tree.rglob("*")):
+            name = file.relative_to(tree).as_posix()
+            if file.is_file() and file.suffix in (".h5", ".csv"):
+                tar.add(file, f"./{name.upper()}")
+                tar.add(tree / "metadata.json", f"__MACOSX/{file.parent.name}/{file.name}")
+                tar.add(tree / "metadata.json", f"./{Path(name).parent}/._{file.name}")
+    plain, mac = sources.scan(tree), sources.scan(into)
+    assert [t.id for t in mac.tracks] == [t.id for t in plain.tracks]
+    for one, other in zip(plain.tracks, mac.tracks, strict=True):
+        assert [f.time for f in one.frames] == [f.time for f in other.frames]
+        assert one.variables.keys() == other.variables.keys() != set()
+    assert not mac.problems
+
+
 def test_archives_of_something_else_and_several_are_refused(tree, tmp_path):
     folder = tmp_path / "dl"
     pack(tree, folder)
@@ -304,8 +324,19 @@ def test_archives_of_something_else_and_several_are_refused(tree, tmp_path):
     other = tmp_path / "other.tar.gz"
     with tarfile.open(other, "w:gz") as tar:
         tar.add(tree / "metadata", "metadata")
-    with pytest.raises(UserError, match="no usable H5 file"):
+    told = "no usable H5 file; there is none; it holds best-track tables: give the archive that"
+    with pytest.raises(UserError, match=told):
         sources.scan(other)
+    fields = tmp_path / "fields.tar.gz"
+    (tmp_path / "a.nc").touch()
+    with tarfile.open(fields, "w:gz") as tar:
+        tar.add(tmp_path / "a.nc", "a.nc")
+    with pytest.raises(UserError, match=r"it holds 1 .nc: unpack it, and give the folder"):
+        sources.scan(fields)
+    with tarfile.open(fields, "w:gz"):
+        pass
+    with pytest.raises(UserError, match="it is empty: download it again"):
+        sources.scan(fields)
 
 
 @pytest.mark.parametrize(
@@ -348,8 +379,8 @@ def test_what_a_shell_makes_of_an_unquoted_name_is_one_source(tree, tmp_path):
         ([], "no source: give a folder, a file, or the first part of an archive"),
         (["WP", "AU"], "2 sources, but WP is no part of an archive; give one of them"),
         (
-            ["WP.tar.gz00", "WP.tar.gz01", "WP.tar.gz.md5"],
-            "3 sources, but WP.tar.gz.md5 is no part of an archive; give one of them, and of an "
+            ["WP.tar.gz00", "WP.tar.gz01", "WP.tar.gz.bak"],
+            "3 sources, but WP.tar.gz.bak is no part of an archive; give one of them, and of an "
             "archive in parts the first alone: WP.tar.gz00",
         ),
         (
@@ -377,6 +408,12 @@ def test_several_sources_are_refused(names, told):
     with pytest.raises(UsageError) as caught:
         archive.one_source([Path(name) for name in names])
     assert str(caught.value) == told
+
+
+def test_checksums_that_a_shell_names_too_are_no_source():
+    parts = [Path(f"WP.tar.gz{end}") for end in ("00", "00.sha256", "01", "01.md5", ".txt")]
+    assert archive.one_source(parts) == Path("WP.tar.gz00")
+    assert archive.one_source([Path("WP.tar.gz.md5")]) == Path("WP.tar.gz.md5")
 
 
 def test_an_unpacked_tree_is_read_as_a_tree_whatever_lies_beside(tree, tmp_path):

@@ -19,6 +19,7 @@ from pipeline import (
     convert,
     engine,
     loader,
+    pace,
     rehearse,
     settings,
     split,
@@ -293,7 +294,7 @@ def said(data: Path, *words: str) -> str:
 def test_a_dry_run_of_every_model(
     data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearse, "SECONDS", 0.05)
+    monkeypatch.setattr(pace, "SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     words = [word for setting in small(name) for word in ("--set", setting)]
     told = said(data, *words, "--dry-run", "--memory", "12GB")
@@ -301,17 +302,22 @@ def test_a_dry_run_of_every_model(
     numbers = sum(p.numel() for p in one.model.parameters())
     assert f"Model   {name}, {numbers:,} parameters: " in told
     assert f"Steps   {one.steps_per_epoch} per epoch, {one.total_steps} in 3 epochs; each" in told
+    rests = name in ("tempogan", "srgan")  # until step 500 and more
+    assert ("; generator alone: the others would join after more steps than that" in told) == rests
     windows = len(one.loader.windows)
     assert f"{windows} training windows, {windows} shown per epoch; 4 validation windows" in told
     assert "12 GB hold it as it is" in told
     assert re.search(r"MACs +[\d.]+ [kMG] for the answer to one window, [\d.]+ [kMG] for", told)
-    assert re.search(r"Time +[\d.]+ (ms|s) per step, [\d.]+% of it waiting for data; ", told)
+    assert re.search(
+        r"Time +(roughly )?[\d.]+ (ms|s|min) for all, [\d.]+ m?s per epoch, with", told
+    )
+    assert re.search(r" +[\d.]+ (ms|s) per step, [\d.]+% of it waiting for data", told)
     assert "CPU, 1 thread" in told
     assert not os.listdir(tmp_path)  # nothing is left behind
 
 
 def test_a_dry_run_for_several_devices(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearse, "SECONDS", 0.01)
+    monkeypatch.setattr(pace, "SECONDS", 0.01)
     of = asked(data, "st_rainnet", "training.crops_per_window=3")
     alone = rehearse.rehearse(of)
     t = of.training
@@ -326,7 +332,7 @@ def test_a_dry_run_for_several_devices(data: Path, monkeypatch: pytest.MonkeyPat
     assert both.present.batch_size == 4
     assert both.present.tensors < alone.present.tensors
     assert both.pace
-    assert both.pace.windows == 2  # one device's share
+    assert both.pace.stages[0].windows == 2  # one device's share
     with pytest.raises(UserError, match="batch_size 4 cannot be shared among 3 devices"):
         rehearse.rehearse(of.model_copy(update={"training": t.model_copy(update={"devices": 3})}))
 
@@ -334,18 +340,19 @@ def test_a_dry_run_for_several_devices(data: Path, monkeypatch: pytest.MonkeyPat
 def test_steps_too_long_to_wait_for_are_timed_in_part(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearse, "SECONDS", 1e-4)
+    monkeypatch.setattr(pace, "SECONDS", 1e-4)
     of = asked(data, "st_rainnet", "training.accumulate=2")
     done = rehearse.rehearse(of)
     assert done.pace
-    assert (done.pace.windows, done.pace.steps) == (budget.FEW, 2)
-    assert "2 steps of 2 of 8 windows timed here" in dict(done.rows())["Time"]
+    (stage,) = done.pace.stages
+    assert (stage.windows, stage.timed) == (4, 2)  # after two steps of 2
+    assert "2 steps of 4 of 8 windows timed here" in dict(done.rows())["Time"]
 
 
 def test_a_machine_with_too_little_memory_times_nothing(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearse, "available", lambda: 10_000)
+    monkeypatch.setattr(pace, "available", lambda: 10_000)
     done = rehearse.rehearse(asked(data, "st_rainnet"))
     assert done.pace is None
     assert dict(done.rows())["Time"].startswith("not known: this machine has too little memory")
@@ -353,7 +360,7 @@ def test_a_machine_with_too_little_memory_times_nothing(
 
 def test_forecasts_of_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole frames, a region, and what lies outside it from the batch's next window."""
-    monkeypatch.setattr(rehearse, "SECONDS", 0.01)
+    monkeypatch.setattr(pace, "SECONDS", 0.01)
     world = World(steps=124)
     write(tmp_path / "world.nc", world)
     made = convert.ConvertSettings(options=Options(variables=("rain",), track_by="month"))

@@ -223,7 +223,7 @@ def test_a_store_that_is_not_there_or_not_ours(home: Path, tmp_path: Path) -> No
 def test_training_mistakes(home: Path, tmp_path: Path) -> None:
     words = ["train", *data(home), "--run", tmp_path / "run", *SMALL]
     refused(1, "patch_size 64 is larger than", *words, "--set", "training.patch_size=64")
-    refused(2, "unknown setting training.batchsize; did you mean batch_size", *words,
+    refused(2, "unknown setting training.batchsize; did you mean training.batch_size", *words,
             "--set", "training.batchsize=2")  # fmt: skip
     refused(2, "no such settings file", "train", tmp_path / "no.yaml")
     refused(2, "--resume: say which run", "train", "--resume")
@@ -301,6 +301,10 @@ def test_the_demo_beats_bicubic_and_shows_where_to_look(tmp_path: Path) -> None:
     named = [Path(line.strip()) for line in done.stdout.splitlines() if line.startswith("  /")]
     assert {path.suffix for path in named} == {".png", ".mp4", ".nc", ".html"}
     assert all(path.stat().st_size > 1000 for path in named)
+    assert [line for line in done.stdout.splitlines() if line.startswith("Next ")] == [
+        "Next      cli inspect data/WP --quick"
+    ]
+    assert "agora.ex.nii.ac.jp" in done.stdout.splitlines()[-2]
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(home: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,7 +178,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "data/WP.zarr/zarr.json").write_text(json.dumps(attributes))
     (home / "data/WP/image/198702").mkdir(parents=True)
     (home / "runs/first/checkpoints").mkdir(parents=True)
-    (home / "runs/first/checkpoints/epoch-0010.ckpt").touch()
+    for name in ("epoch-0010", "pretrained"):
+        (home / f"runs/first/checkpoints/{name}.ckpt").touch()
     (home / "runs/none").mkdir()
     (home / "runs/second").mkdir()
     (home / "runs/second/settings.yaml").touch()
@@ -207,7 +209,8 @@ def offered(place: Path, line: str) -> list[str]:
         ("cli convert --codec ", ["none", "zstd"]),
         ("cli evaluate ", ["runs/first", "runs/second"]),
         ("cli compare runs/first runs/s", ["runs/second"]),
-        ("cli evaluate runs/first --checkpoint ", ["best", "epoch-0010", "last"]),
+        ("cli evaluate runs/first --checkpoint ", ["best", "epoch-0010", "last",
+         "pretrained"]),
         ("cli split ", ["data/WP.zarr"]),
         ("cli split data/WP.zarr --eval-ids ", ["202107", "202110"]),
         ("cli split data/WP.zarr --eval-ids 202107,", ["202107,202110"]),
@@ -303,6 +306,7 @@ def test_json_of_convert(data: Path, tmp_path: Path) -> None:
              "--manifest-dir", tmp_path)  # fmt: skip
     planned = as_json(*words, "--dry-run")
     assert (planned["tracks"], planned["bytes"]) == ({"202101": 10}, 4 * 10 * 48 * 48)
+    assert planned["free"] > 0
     assert not list(tmp_path.iterdir())
     done = as_json(*words)
     assert (done["tracks"], done["frames"], done["triplets"]) == (["202101"], 10, 8)
@@ -318,7 +322,7 @@ def test_json_of_verify(data: Path, tmp_path: Path) -> None:
     found = json.loads(file.read_text())
     assert (found["sound"], found["frames"], found["frames_equal_to_source"]) == (True, 30, 30)
     assert f"JSON      {file}" in result.stdout
-    assert last_line(result) == f"Next      cli split {data / 'WP.zarr'} --eval-fraction 0.1"
+    assert last_line(result) == f"Next      cli split {data / 'WP.zarr'} --eval-ids 202103"
 
 
 def test_json_that_cannot_be_written_is_refused_first(data: Path, tmp_path: Path) -> None:
@@ -341,7 +345,7 @@ def test_a_dry_split_is_the_split_and_writes_nothing(data: Path, tmp_path: Path)
     again = run(*words)
     assert "the split that was there was replaced" in again.stderr
     assert "Note" not in again.stdout
-    assert last_line(again).startswith("Next      cli train tempogan --store ")
+    assert last_line(again).startswith("Next      cli train tempogan_cpu --store ")
 
 
 @pytest.mark.slow
@@ -449,7 +453,7 @@ def test_settings_check_has_a_line_for_each_file(tmp_path: Path) -> None:
     words = ("settings", "check", tmp_path / "good.yaml", tmp_path / "bad.yaml", "upstream")
     result = run(*words)
     assert result.exit_code == 2
-    assert "did you mean batch_size" in result.stderr
+    assert "did you mean training.batch_size" in result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["Fine", "Fine"]
     assert "upstream" in result.stdout.splitlines()[1]
     assert run("settings", "check", tmp_path / "good.yaml").exit_code == 0
@@ -477,8 +481,8 @@ def test_settings_schema_is_the_shipped_one(tmp_path: Path) -> None:
         ("export RUN", "export.export", "no folder was made"),
         ("inspect STORE", "inspection.inspect", "nothing was written"),
         ("infer RUN STORE --out o.nc", "infer.infer", "o.nc is not written"),
-        ("train --run RUN", "train.train", "go on with: cli train --run .*run --resume"),
-        ("train --run NEW", "train.train", "nothing was saved yet; the same command starts over"),
+        ("train --run RUN --resume", "train.train", "go on with: cli train --run .*run --resume"),
+        ("train DATA --run NEW", "train.train", "nothing was saved yet; the same command starts"),
         ("convert RAW STORE", "convert.convert", "3 finished tracks kept in .*; the same"),
         ("convert RAW NEW", "convert.convert", "no track is finished yet"),
     ],
@@ -499,7 +503,10 @@ def test_stopped_it_says_how_to_go_on(
     module, name = stage.split(".")
     monkeypatch.setattr(importlib.import_module(f"pipeline.{module}"), name, stop)
     home = trained.parent
-    at = {"RUN": trained, "STORE": home / "WP.zarr", "RAW": home / "WP", "NEW": tmp_path / "new"}
+    scored = Path(shutil.copytree(trained, tmp_path / "run"))
+    (scored / "scores.json").touch()
+    at = {"RUN": scored, "STORE": home / "WP.zarr", "RAW": home / "WP", "NEW": tmp_path / "new"}
+    words = words.replace("DATA", " ".join(map(str, of(home))))
     result = run(*(at.get(word, word) for word in words.split()))
     assert result.exit_code == (130 if by is KeyboardInterrupt else 143), result.output
     assert re.search(rf"^Stopped: .*{told}", result.stderr, re.MULTILINE), result.stderr

@@ -709,6 +709,30 @@ def test_a_killed_conversion_leaves_no_process_at_work(tmp_path, sign):
     assert contents(target) == contents(tmp_path / "a/S.zarr")
 
 
+def test_sigterm_to_all_processes_at_once_leaves_nothing_hidden(tmp_path):
+    """As a batch system ends a job: the workers die first, and cannot tidy up."""
+    root, target = tmp_path / "raw", tmp_path / "S.zarr"
+    write_tree(root, [Storm(f"20210{n}", hours=400) for n in (1, 2)], size=16)
+    cli = str(Path(converting.__file__).parents[1] / "cli.py")
+    words = [sys.executable, cli, "convert", str(root), str(target), "--workers", "2"]
+    running = subprocess.Popen(
+        [*words, "--manifest-dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: list(target.glob(".*.tmp/frames")) or running.poll() is not None, 60)
+        os.killpg(running.pid, signal.SIGTERM)
+        _, said = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 143, said
+    assert b"Stopped: no track is finished yet" in said
+    assert not target.exists()
+
+
 def until(true: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not true():

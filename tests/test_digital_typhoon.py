@@ -71,6 +71,54 @@ def test_what_macos_and_others_leave_behind(tiny):
     assert "copy of it.h5: name not understood; expected 2021071900-202107-HMW8-1.h5" in problem
 
 
+def test_a_tree_below_the_folder_that_was_given_still_finds_its_best_track(tiny):
+    tiny.write(0)
+    tiny.table("202101", tiny.rows([0]))
+    (tiny.root / "downloads/WP").mkdir(parents=True)
+    for name in ("image", "metadata"):
+        shutil.move(tiny.root / name, tiny.root / "downloads/WP" / name)
+    release = sources.scan(tiny.root)
+    assert only(release).variables["central_pressure"].values.tolist() == [965]
+    assert release.notes == release.problems == ()
+
+
+def test_names_in_capitals_are_the_same_tree(tiny):
+    file = tiny.write(0)
+    tiny.table("202101", tiny.rows([0]))
+    file.rename(file.with_name(file.name.upper()))
+    (tiny.root / "image").rename(tiny.root / "IMAGE")
+    table = tiny.root / "metadata/202101.csv"
+    table.rename(table.with_suffix(".CSV"))
+    (tiny.root / "metadata").rename(tiny.root / "METADATA")
+    track = only(sources.scan(tiny.root))
+    assert track.variables["central_pressure"].values.tolist() == [965]
+    assert track.frames[0].satellite == "HMW8"
+
+
+def test_a_tree_without_tables_is_said_to_lack_them(tiny):
+    tiny.write(0)
+    tiny.write(0, id="202102")
+    told = "no best track for {} of 2 typhoons: no usable metadata/<id>.csv beside image/ nor up"
+    (note,) = sources.scan(tiny.root).notes
+    assert told.format(2) in note
+    tiny.table("202101", tiny.rows([0]))
+    (note,) = sources.scan(tiny.root).notes
+    assert told.format(1) in note
+    tiny.table("202102", tiny.rows([0]))
+    assert sources.scan(tiny.root).notes == ()
+
+
+def test_what_macos_lays_beside_a_tree_is_no_second_file(tiny):
+    file = tiny.write(0)
+    (tiny.root / "__MACOSX/202101").mkdir(parents=True)
+    shutil.move(tiny.root / "image/202101", tiny.root / "202101")
+    (tiny.root / "__MACOSX/202101" / file.name).write_bytes(b"\0\5\x16\7")
+    (tiny.root / "image").rmdir()
+    release = sources.scan(tiny.root)
+    assert len(only(release).frames) == 1
+    assert release.problems == ()
+
+
 def test_names_that_say_the_impossible(tiny):
     good = tiny.write(0)
     for name in ("2021023005-202101-HMW8-1.h5", "2021071924-202101-HMW8-1.h5"):
@@ -440,7 +488,7 @@ def no_side(path):
 
 
 HARM = {
-    cut: "not a readable HDF5 image",
+    cut: r"not a readable HDF5 image \(.*\); it is cut off: download it again",
     no_hdf5: "not a readable HDF5 image",
     empty: "not a readable HDF5 image",
     gone: "no such file",

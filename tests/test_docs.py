@@ -14,6 +14,7 @@ import shutil
 import struct
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -691,6 +692,93 @@ def several_variables() -> None:
     sources.scan(Path("era5"))
 
 
+def field(
+    path: str, name: str = "t2m", units: str = "K", count: int = 6, **axes: tuple[str, Any, dict]
+) -> None:
+    """Hourly fields of 4x5 cells; axes: those that are otherwise, by what they are."""
+    shape = {"time": count, "latitude": 4, "longitude": 5}
+    usual = {
+        "time": ("time", np.arange(count), {"units": "hours since 2023-06-01"}),
+        "latitude": ("latitude", 50 - 0.25 * np.arange(4), {"units": "degrees_north"}),
+        "longitude": ("longitude", 5 + 0.25 * np.arange(5), {"units": "degrees_east"}),
+    }
+    chosen = {**usual, **axes}
+    values = np.random.default_rng(0).random([*shape.values()])
+    data = xr.Dataset({name: ([of[0] for of in chosen.values()], values, {"units": units})})
+    for dim, values, attrs in chosen.values():
+        data[dim] = (dim, values, attrs)
+    data.to_netcdf(made(path), engine="h5netcdf")
+
+
+def no_times() -> None:
+    field("fields/a.nc", time=("time", np.arange(6), {}))
+    sources.scan(Path("fields"))
+
+
+def another_calendar() -> None:
+    axis = ("time", np.arange(6), {"units": "days since 2000-01-01", "calendar": "noleap"})
+    field("cmip.nc", time=axis)
+    sources.scan(Path("cmip.nc"))
+
+
+def one_time_twice() -> None:
+    hours = ("time", [0, 1, 1, 2, 3, 4], {"units": "hours since 2023-06-01"})
+    field("hourly/a.nc", time=hours)
+    sources.scan(Path("hourly"))
+
+
+def an_ensemble() -> None:
+    xr.Dataset(
+        {"t2m": (("number", "latitude", "longitude"), np.ones((3, 4, 5)))},
+        coords={"latitude": 50 - 0.25 * np.arange(4), "longitude": 5 + 0.25 * np.arange(5)},
+    ).to_netcdf("ens.nc", engine="h5netcdf")
+    sources.scan(Path("ens.nc"))
+
+
+def curvilinear() -> None:
+    lat, lon = np.meshgrid(50 - 0.25 * np.arange(4), 5 + 0.25 * np.arange(5), indexing="ij")
+    of = {"lat": (lat, {"units": "degrees_north"}), "lon": (lon, {"units": "degrees_east"})}
+    data = xr.Dataset({name: (("y", "x"), *about) for name, about in of.items()})
+    data["t2m"] = (("time", "y", "x"), np.random.default_rng(0).random((6, 4, 5)), {"units": "K"})
+    data["time"] = np.datetime64("2023-06-01", "ns") + np.arange(6) * np.timedelta64(1, "h")
+    data.to_netcdf("wrf.nc", engine="h5netcdf")
+    sources.scan(Path("wrf.nc"))
+
+
+def no_place() -> None:
+    y, x = 50 - 0.25 * np.arange(4), 5 + 0.25 * np.arange(5)
+    field("mine.nc", latitude=("y", y, {}), longitude=("x", x, {}))
+    sources.scan(Path("mine.nc"))
+
+
+def rain_without_units() -> None:
+    field("rain.nc", "var228", "")
+    with xr.open_dataset("rain.nc") as data:
+        whole = data.load()
+    whole["var228"].attrs = {"code": 228, "table": 128}
+    whole.to_netcdf("rain.nc", engine="h5netcdf")
+    sources.scan(Path("rain.nc"))
+
+
+def grib() -> None:
+    Path("era5.grib").write_bytes(b"GRIB\0\0\0\1" + bytes(100))
+    sources.scan(Path("era5.grib"))
+
+
+def zip_of_typhoons() -> None:
+    with zipfile.ZipFile("WP.zip", "w") as packed:
+        packed.writestr("WP/image/202101/2021070100-202101-HMW8-1.h5", b"")
+        packed.writestr("WP/metadata/202101.csv", b"")
+    sources.scan(Path("WP.zip"))
+
+
+def web_page() -> None:
+    made("saved/era5.nc").write_text("<!DOCTYPE html>")
+    with pytest.raises(UserError) as caught:
+        sources.scan(Path("saved/era5.nc"))
+    raise UserError(str(caught.value).removeprefix("saved/"))
+
+
 def no_split() -> None:
     manifest.read_split(Path("data_manifest/WP.split.json"), store.open_store(WP))
 
@@ -796,10 +884,11 @@ def made(path: str) -> Path:
 
 ERRORS = [
     no_store, wrong_folder, unfinished, other_settings, disk_full, pictures_of_what,
-    several_variables, no_split, split_of_another, no_test_tracks, no_triplets, patch_too_large,
-    no_such_setting, several_grids, several_steps, no_vgg_weights, gpu_memory, no_gpu,
-    already_trained, resumed_otherwise, two_trainings, checkpoint_damaged, not_finite,
-    frame_damaged,
+    several_variables, no_times, another_calendar, one_time_twice, an_ensemble, curvilinear,
+    no_place, rain_without_units, grib, zip_of_typhoons, web_page, no_split, split_of_another,
+    no_test_tracks, no_triplets, patch_too_large, no_such_setting, several_grids, several_steps,
+    no_vgg_weights, gpu_memory, no_gpu, already_trained, resumed_otherwise, two_trainings,
+    checkpoint_damaged, not_finite, frame_damaged,
 ]  # fmt: skip
 LANGUAGES = ["FAQ.md", "FAQ.zh-CN.md"]
 
@@ -829,6 +918,29 @@ def test_eddy_says_what_the_faq_quotes(
     who = "model srgan: " if error is no_vgg_weights else ""  # as the training that asked it says
     told = f"Error: {who}{told}"
     assert told in known or any(told.startswith(text) for text in beginnings)
+
+
+def test_the_faqs_ways_out_of_other_files_lead_out(
+    newcomer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each snippet of Python makes a file that is read."""
+    monkeypatch.chdir(tmp_path)
+    for error in (one_time_twice, an_ensemble, curvilinear, no_place):
+        with pytest.raises(UserError):
+            error()
+    Path("hourly/a.nc").rename("a.nc")
+    field("text.nc", time=("time", [f"2023-06-0{day}" for day in range(1, 7)], {}))
+    prose = FENCED.sub("", page("FAQ.md"))
+    inline = [code for code in quoted(prose) if code.startswith("xr.") and "cfgrib" not in code]
+    steps = {"dated.nc": 6, "regular.nc": 6, "once.nc": 5, "one.nc": 1, "named.nc": 6}
+    for code in [*blocks("FAQ.md", "python"), *inline]:
+        (name,) = (name for name in steps if f'to_netcdf("{name}"' in code)
+        exec(code, {"xr": xr})
+        (track,) = sources.scan(Path(name), asked(start="2023-06-01")).tracks
+        assert len(track.frames) == steps.pop(name)
+        assert track.grid is not None
+        np.testing.assert_allclose(track.grid.y, 50 - 0.25 * np.arange(4))
+    assert not steps
 
 
 def errors_quoted() -> list[str]:

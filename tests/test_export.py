@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from pipeline.convert import ConvertSettings, convert
 from pipeline.errors import UsageError, UserError
 from pipeline.evaluate import evaluate
 from pipeline.export import export
-from pipeline.exporting import card, folder, onnx_file
+from pipeline.exporting import card, folder, judged, onnx_file
 from pipeline.infer import infer
 from pipeline.problem import Problem
 from pipeline.reporting.words import TIMES
@@ -662,3 +663,38 @@ def test_onnx_of_a_control_is_refused(tmp_path: Path) -> None:
     more = ["task.region=[6.5,7.5,47.5,48.5]", "task.outside=other_date"]
     done = export(save(tmp_path / "run", "simvp", *more, grid=grid), onnx=True)
     assert "from another date" in done.problems[0]
+
+
+def scored_as(ours: float, theirs: float) -> dict[str, Any]:
+    return {
+        "rows": [MODEL, "bicubic"],
+        "units": {"rmse": "K"},
+        "intervals": {"model_minus": {"bicubic": {}}},
+        "tracks": {"202101": {}, "202102": {}},
+        MODEL: {"rmse": ours},
+        "bicubic": {"rmse": theirs},
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        (3.4089, 3.4091, "about the same"),
+        (3.4091, 3.4089, "about the same"),
+        (3.0, 4.0, "25.0 % less"),
+        (4.1, 4.0, "2.5 % more"),
+    ],
+)
+def test_a_difference_of_nothing_is_no_percentage(ours: float, theirs: float, told: str) -> None:
+    scores = scored_as(ours, theirs)
+    assert judged.differences(scores)[0].endswith(f" K, {told}")
+    link = "as" if told == judged.SAME else "than"
+    of: Any = SimpleNamespace(scores=[scores], forecast=None)
+    assert f"{told} {link} that of the best baseline, bicubic." in judged.worth(of)
+
+
+def test_sizes_of_files_are_in_powers_of_a_thousand(run: Path, tmp_path: Path) -> None:
+    done = export(run, tmp_path / "out")
+    text = (done.out / folder.CARD).read_text(encoding="utf-8")
+    held = (done.out / "model.safetensors").stat().st_size
+    assert re.search(rf"\| `model.safetensors` \| {held / 1e6:.3g} MB \|", text)

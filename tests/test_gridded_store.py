@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -217,6 +218,43 @@ def test_infer_s_door_reads_raw_and_stored_fields_alike(made):
     warm = [{**opened.channels[0], "name": "tp", "units": "K"}]
     with pytest.raises(UserError, match=r"has the channels tp \[mm\]; the model was trained on"):
         inputs.opened(home / "era5", None, warm)
+
+
+def without_units(path):
+    with h5py.File(path, "r+") as file:
+        del file["valid_time"].attrs["units"]
+
+
+def test_steps_without_times_are_stored_as_counted_and_what_was_left_out_is_said(tmp_path):
+    without_units(era5(tmp_path / "raw/a.nc", 6))
+    (tmp_path / "raw/a.grib").write_bytes(b"GRIB")
+    target = tmp_path / "S.zarr"
+    words = ("convert", tmp_path / "raw", target, "--manifest-dir", tmp_path / "m", "--workers", 1)
+    refused = run(*words)
+    assert refused.exit_code == 2
+    assert "give --start 2023-08-01 --step 1h to count them" in " ".join(refused.output.split())
+    done = run(*words, "--start", "2023-08-01", "--step", "3h")
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    assert "times are counted, every 3 h from 2023-08-01 on" in told
+    assert "is read as netcdf; not of that form, left out: 1 .grib" in told
+    (track,) = store.open_store(target)
+    assert np.diff(track.times).tolist() == [3 * 3600] * 5
+    assert track.times[0] == np.datetime64("2023-08-01", "s").astype(np.int64)
+    np.testing.assert_allclose(track.frames[:, 0], mm_of(6), rtol=1e-5)
+    assert verify.verify(target, source=tmp_path / "raw", workers=1).equal == 6
+
+
+def test_infer_s_door_counts_steps_without_times(made, tmp_path):
+    channels = store.open_store(made[1].store).channels
+    era5(tmp_path / "a.nc", 6)
+    without_units(tmp_path / "a.nc")
+    with pytest.raises(UserError, match=r"give --start .* --step .*; or run `cli convert .* STORE"):
+        inputs.opened(tmp_path / "a.nc", None, channels)
+    counted = inputs.opened(tmp_path / "a.nc", None, channels, asked(start="2023-08-01", step="6h"))
+    assert [str(np.datetime64(int(t), "s"))[:13] for t in counted.times[:2]] == [
+        "2023-08-01T00", "2023-08-01T06",
+    ]  # fmt: skip
 
 
 def test_infer_s_door_asks_for_levels_by_the_channels_names():

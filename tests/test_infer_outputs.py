@@ -653,6 +653,39 @@ def test_input_as_coarse_as_the_model_s_own_is_familiar(tiny, tmp_path):
     assert note.startswith("The input's pixels are 5 km")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "sizes", "told"),
+    [
+        ({"pixel_km": 5.0}, (1,), "about 2.2 km high, those of all 5 km: its detail"),
+        ({"pixel_km": 2.0}, (1,), ""),  # 2 km and 0.02 degrees: no fifth apart
+        ({"pixel_km": 0.56}, (1,), "about 2.2 km high, those of all 0.56 km"),
+        ({"pixel_km": 0.56}, (1, 4), ""),  # as coarse as what the model saw
+        ({"grid_degrees_latitude": 0.05, "grid_degrees_longitude": 0.1}, (1,), "those of all 5.6"),
+        ({"grid_degrees": 0.25}, (1,), ""),  # forecasts.py tells that
+        ({}, (1,), ""),
+    ],
+)
+def test_pixels_of_another_scale_are_named_whatever_their_unit(theirs, sizes, told):
+    ours = {"grid_degrees": 0.02}
+    found = " ".join(familiarity.resolution(ours, theirs, sizes, "all"))
+    assert told in found
+    assert bool(told) == bool(found)
+    assert bool(familiarity.resolution(theirs, ours, (1, 1 / 4), "all")) == bool(told)
+
+
+@pytest.mark.parametrize("mode", ["enhance", "check"])
+def test_a_dry_run_already_tells_of_pixels_and_satellites_unlike_training(tiny, tmp_path, mode):
+    seen = {"min": [205.0], "max": [290.0], "satellites": ["GMS3", "MTS1"]}
+    run = save(tmp_path / "run", "best", 0, seen=seen, attrs={**ATTRS, "pixel_km": 2.0})
+    tiny.write(0)
+    done = infer(run, tiny.root, tmp_path / "a.nc", mode=mode, dry_run=True, **QUICK)
+    assert [note.split(" of ")[0] for note in done.notes] == [
+        "The input's pixels are 5 km, those",
+        "No frame",
+    ]
+    assert not (tmp_path / "a.nc").exists()
+
+
 def test_an_old_checkpoint_is_said_to_be_one(raw, tmp_path):
     run = save(tmp_path / "old", "best", 0)
     path = run / "checkpoints" / "best.ckpt"

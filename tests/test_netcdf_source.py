@@ -115,6 +115,12 @@ def named_otherwise(data):
     return data.rename({"latitude": "lat", "longitude": "lon", "valid_time": "time"})
 
 
+def spelt_otherwise(data):
+    data = data.rename(latitude="G0_LAT", longitude="G0_LON")
+    data["G0_LAT"].attrs, data["G0_LON"].attrs = {"units": "degree_north"}, {"units": "degreesE"}
+    return data
+
+
 def with_scalars(data):
     return data.assign_coords(number=0, expver=("valid_time", ["0001"] * 6), surface=0.0)
 
@@ -124,8 +130,8 @@ def with_a_single_member(data):
 
 
 FORMS = [
-    transposed, southward_up, westward, other_turn, shuffled, named_otherwise, with_scalars,
-    with_a_single_member,
+    transposed, southward_up, westward, other_turn, shuffled, named_otherwise,
+    spelt_otherwise, with_scalars, with_a_single_member,
 ]  # fmt: skip
 
 
@@ -448,11 +454,156 @@ def test_files_without_a_time_go_by_their_names_or_are_counted(tmp_path):
     release = scan(tmp_path / "dated")
     assert times_of(release) == ["1950-08-01T00", "1950-08-02T00", "1950-08-10T00"]
     assert frames(release)[:, 0, 0, 0].tolist() == [1, 2, 10]
-    with pytest.raises(UserError, match=r"obj_1.nc: bears no time;.*--step 24h --start"):
+    with pytest.raises(UserError, match=r"obj_1.nc: tp bears no time;.*--step 24h --start"):
         scan(tmp_path / "bare")
     release = scan(tmp_path / "bare", step="24h", start="2023-08-01")
     assert times_of(release) == ["2023-08-01T00", "2023-08-02T00", "2023-08-03T00"]
     assert frames(release)[:, 0, 0, 0].tolist() == [1, 2, 10]  # obj_2 before obj_10
+
+
+def bare(times=None, attrs=None, count=6):
+    """Hourly steps; their time axis as it is given, or none at all."""
+    data = dataset(rain(count), np.arange(count), time="time").drop_vars("time")
+    if times is not None:
+        data["time"] = ("time", times, attrs or {})
+    return data
+
+
+def axis(units, **more):
+    return np.arange(6), {"units": units, **more}
+
+
+UNTOLD = {  # what a file's time axis is, and what is said of it
+    "nothing": (bare(), "tp has 6 steps, and nothing in the file says of which times"),
+    "numbers": (bare(np.arange(6)), "tp has 6 steps whose 'time' is without units, not such as"),
+    "dates as numbers": (bare(20230601 + np.arange(6)), "whose 'time' is without units"),
+    "no date in units": (bare(*axis("hours")), "whose 'time' is in units 'hours', not such as"),
+    "text": (bare([f"2023-06-0{n}" for n in range(1, 7)]), "whose 'time' is not of numbers"),
+    "months": (bare(*axis("months since 2000-01-01")), "its time has units 'months since"),
+    "no leap days": (
+        bare(*axis("days since 2000-01-01", calendar="noleap")),
+        "its calendar is 'noleap'; expected the standard one",
+    ),
+    "short months": (
+        bare(*axis("days since 2000-01-01", calendar="360_day")),
+        "its calendar is '360_day'",
+    ),
+    "another name": (bare().rename(time="Time"), "6 steps, and nothing"),
+    "a name of no meaning": (
+        bare(np.arange(6), {"axis": "T"}).rename(time="n"),
+        "whose 'n' is without units",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "told"), UNTOLD.values(), ids=UNTOLD)
+def test_steps_without_times_are_counted_where_the_user_says(tmp_path, data, told):
+    path = written(tmp_path, data)
+    with pytest.raises(UsageError, match=f"{told}.*; give --start 2023-08-01 --step 1h to count"):
+        scan(path)
+    with pytest.raises(UsageError, match=told):
+        scan(path, start="2023-08-01")
+    release = scan(path, start="2023-08-01T06:00", step="3h")
+    assert times_of(release)[:3] == ["2023-08-01T06", "2023-08-01T09", "2023-08-01T12"]
+    np.testing.assert_allclose(frames(release)[:, 0], rain(6), rtol=1e-6)
+    counted = "counted, every 3 h from 2023-08-01T06:00 on, since the files do not say them"
+    assert release.notes[-1] == f"times are {counted}"
+    assert release.attrs["time_label"] == f"{counted}: for rain the end of its interval"
+
+
+def test_what_is_counted_goes_on_in_the_next_file_of_the_same_variable(tmp_path):
+    for number in (1, 2):
+        written(tmp_path, bare(), f"tp_{number}.nc")
+        states = bare().rename(tp="t2m")
+        states["t2m"].attrs = {"units": "K"}
+        written(tmp_path, states, f"t2m_{number}.nc")
+    release = scan(tmp_path, variable=["tp,t2m"], start="2023-08-01", step="1h")
+    assert times_of(release) == [f"2023-08-01T{hour:02}" for hour in range(12)]
+    assert not release.problems
+    added = scan(tmp_path, variable=["tp"], start="2023-08-01", step="1h", accumulate="6h")
+    assert added.attrs["time_label"].startswith("start of the interval: sums over 6 h")
+    assert added.attrs["time_label"].endswith("2023-08-01 on, since the files do not say them")
+
+
+def test_steps_without_times_count_from_the_date_in_a_files_name(tmp_path):
+    written(tmp_path, bare(), "tp_2023-06-02.nc")
+    written(tmp_path, bare(), "tp_2023-06-05.nc")
+    with pytest.raises(UsageError, match=r"give --step 1h to count them from .* 2023-06-02$"):
+        scan(tmp_path)
+    found = times_of(scan(tmp_path, step="1h"))
+    assert (found[5], found[6]) == ("2023-06-02T05", "2023-06-05T00")
+
+
+def test_one_field_needs_no_step_and_a_start_that_is_not_needed_is_said(tmp_path):
+    one = written(tmp_path, bare(count=1).isel(time=0), "one.nc")
+    assert times_of(scan(one, start="2023-08-01")) == ["2023-08-01T00"]
+    dated = scan(written(tmp_path, dataset(rain(2), hours(2))), start="2023-08-01")
+    assert times_of(dated)[0] == "2023-06-01T00"
+    assert dated.notes[-1] == "--start 2023-08-01 did not matter: the files bear times of their own"
+
+
+def forecasts(starts, leads):
+    """As the CDS has forecasts: valid_time(start, lead)."""
+    count = starts * leads
+    begins = hours(starts, step=12)
+    values = rain(count).reshape(starts, leads, 4, 5) * 1e-3
+    dims = ("forecast_reference_time", "forecast_period")
+    data = xr.Dataset(
+        {"tp": ((*dims, "latitude", "longitude"), values, ERA5)},
+        coords={"latitude": LAT, "longitude": LON, dims[0]: begins},
+    )
+    data[dims[1]] = (dims[1], np.arange(leads) + 1, {"units": "hours"})
+    valid = begins[:, None] + (np.arange(leads) + 1) * np.timedelta64(1, "h")
+    data["valid_time"] = (dims, valid.astype("datetime64[ns]"))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("starts", "leads", "expected"),
+    [
+        (1, 3, ["2023-06-01T01", "2023-06-01T02", "2023-06-01T03"]),
+        (2, 1, ["2023-06-01T01", "2023-06-01T13"]),
+        (1, 1, ["2023-06-01T01"]),
+    ],
+)
+def test_a_forecasts_steps_are_of_the_times_they_are_valid_at(tmp_path, starts, leads, expected):
+    release = scan(written(tmp_path, forecasts(starts, leads)))
+    assert times_of(release) == expected
+    np.testing.assert_allclose(frames(release)[:, 0], rain(starts * leads), rtol=1e-5)
+
+
+def test_of_many_forecasts_one_must_be_chosen(tmp_path):
+    told = r"'forecast_period' of 3, .* choose one of the 3, as with xarray's isel\(forecast_period=0\)"
+    with pytest.raises(UserError, match=told):
+        scan(written(tmp_path, forecasts(2, 3)))
+
+
+def test_cdos_absolute_times_are_read(tmp_path):
+    units = {"units": "day as %Y%m%d.%f"}
+    data = bare(20230630.75 + np.array([0, 0.125]), units, count=2)
+    assert times_of(scan(written(tmp_path, data))) == ["2023-06-30T18", "2023-06-30T21"]
+    with pytest.raises(UsageError, match="is missing, or no date; give --start"):
+        scan(written(tmp_path, bare([20230630.0, 20230631.0], units, count=2), "b.nc"))
+
+
+def test_rain_is_known_by_its_number_in_grib(tmp_path):
+    """`cdo -f nc copy` of a GRIB file whose table it has not: no name and no units."""
+    mm = rain(3)
+    for number, attrs in enumerate(({"code": 228, "table": 128}, {"param": "228.128"})):
+        data = dataset(mm, hours(3), name="var228", attrs=attrs)
+        path = written(tmp_path, data, f"{number}.nc")
+        with pytest.raises(UserError, match="var228 has units ''; expected m, cm"):
+            scan(path)
+        np.testing.assert_allclose(frames(scan(path, units="m"))[:, 0], mm, rtol=1e-6)
+    state = dataset(mm, hours(3), name="var167", attrs={"code": 167, "table": 128, "units": "K"})
+    assert scan(written(tmp_path, state, "t.nc")).channels[0].units == "K"
+
+
+def test_one_time_twice_in_one_file_is_refused_with_another_way_out(tmp_path):
+    twice = dataset(rain(3), hours(3)).isel(valid_time=[0, 1, 1, 2])
+    told = r"a.nc holds twice tp of 2023-06-01T01:00; .* as with xarray's drop_duplicates"
+    with pytest.raises(UserError, match=told):
+        scan(written(tmp_path, twice))
 
 
 def test_variables_may_lie_in_files_of_their_own(tmp_path):
@@ -511,13 +662,35 @@ def test_damaged_and_foreign_files_are_named_and_left_out(tmp_path):
     release = scan(tmp_path, variable=["tp"])
     assert len(frames(release)) == 2
     told = "\n".join(release.problems)
-    for name in ("cut", "text", "x", "new", "other"):
+    for name in ("cut", "text", "new", "other"):
         assert f"{name}." in told
-    assert "is GRIB, which is not read; convert it first" in told
     assert "CDF-5" in told
     assert "other.nc: no tp; it has q" in told
-    with pytest.raises(UserError, match="is GRIB"):
+    assert "is cut off: download it again" in told
+    assert release.notes[-1].endswith("is read as netcdf; not of that form, left out: 1 .grib")
+    with pytest.raises(UserError, match="is GRIB, which is not read: convert it with `cdo -f nc4"):
         scan(tmp_path / "x.grib")
+    good.unlink()
+    (tmp_path / "x.grib").rename(tmp_path / "good.nc")  # under another name it is a fault
+    with pytest.raises(UserError, match=r"good.nc: is GRIB|no usable file"):
+        scan(tmp_path / "good.nc")
+
+
+BROKEN = {
+    b"": "is empty; download it again",
+    b"\x1f\x8b\x08": "is packed; unpack it first, as with gunzip",
+    b"BZh91AY": "as with bunzip2",
+    b"\n<!DOCTYPE html>": "is a web page or XML, not NetCDF, as a download without a login",
+    b"no NetCDF at all": "not a NetCDF file",
+}
+
+
+@pytest.mark.parametrize(("data", "told"), BROKEN.items(), ids=range(len(BROKEN)))
+def test_what_a_download_may_have_left_is_told_with_the_way_out(tmp_path, data, told):
+    path = tmp_path / "a.nc"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=f"a.nc: .*{told}"):
+        scan(path)
 
 
 def test_a_choice_of_variables_is_asked_for(tmp_path):
@@ -646,6 +819,13 @@ def test_another_calendar_is_refused_in_a_sentence_that_names_the_file(tmp_path)
         scan(written(tmp_path, data))
 
 
+def test_a_grid_without_names_says_how_axes_are_known(tmp_path):
+    data = dataset(rain(2), hours(2)).rename(latitude="y", longitude="x")
+    data["y"].attrs, data["x"].attrs = {}, {}
+    with pytest.raises(UserError, match=r"it holds .*; expected 1-D coordinates called latitude"):
+        scan(written(tmp_path, data))
+
+
 # what cannot be a field
 
 
@@ -720,9 +900,19 @@ def test_a_zip_that_points_out_of_itself_is_refused(tmp_path, name):
     assert not (tmp_path.parent / "out.nc").exists()
 
 
+def test_what_macos_packs_beside_a_file_is_no_matter(tmp_path):
+    good = written(tmp_path, dataset(rain(2), hours(2)), "x.nc").read_bytes()
+    litter = {"__MACOSX/a/._a.nc": b"\0\5\x16\7", "a/.hidden.nc": b"x"}
+    release = scan(zipped(tmp_path / "mac.zip", {"a/a.nc": good, **litter}))
+    assert len(frames(release)) == 2
+    assert not release.problems
+
+
 def test_other_zips_are_refused_in_a_sentence(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="a ZIP without a NetCDF file in it"):
+    with pytest.raises(UserError, match=r"a ZIP without a NetCDF file in it; it holds 1 .txt; unp"):
         scan(zipped(tmp_path / "empty.nc", {"readme.txt": "hello"}))
+    with pytest.raises(UserError, match="a ZIP without a NetCDF file in it; it holds GRIB, which"):
+        scan(zipped(tmp_path / "download.zip", {"data.grib": b"GRIB"}))
     with pytest.raises(UserError, match=r"a ZIP without a NetCDF file|not a NetCDF file|readable"):
         scan(zipped(tmp_path / "text.nc", {"a.nc": "no NetCDF"}))
     good = zipped(tmp_path / "cut.nc", {"a.nc": os.urandom(3000)})

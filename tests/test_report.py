@@ -33,6 +33,7 @@ from pipeline.reporting import choice, storyboard
 from pipeline.reporting.material import Material
 from pipeline.reporting.plots import training
 from pipeline.reporting.summary import summary, verdict
+from pipeline.reporting.tables import meanings
 from pipeline.sources.synthetic import Storm, write_tree
 
 QUICK = [
@@ -263,7 +264,9 @@ def test_the_summary_says_what_was_trained_and_judged(page: str) -> None:
     for words in ("tempogan", "1 track (202101)", "2 whole tracks (202102 and 202103)", "20 km"):
         assert words in lead[1]
     assert "intervals rest on 2 tracks only" in page
-    assert "cli evaluate RUN --on test" in page
+    words = re.sub(r"<[^>]+>", "", page)
+    assert "cli evaluate RUN --on test, then cli report RUN --on test." in words
+    assert "<code><span>cli</span> <span>evaluate</span>" in page
 
 
 def test_one_track_has_no_interval_and_says_so(home: Path) -> None:
@@ -401,6 +404,67 @@ def test_both_conversions_are_told(home: Path, scores: dict[str, Any], tmp_path:
     assert f"<dt>scored on conversion</dt><dd>{scores['manifest_hash']}</dd>" in text
 
 
+def test_what_is_undefined_says_what_it_needs(scores: dict[str, Any]) -> None:
+    def said(of: dict[str, Any]) -> str:
+        return " ".join(each["text"] for each in meanings(material(of)))
+
+    holed = copy.deepcopy(scores)
+    for row in holed["rows"]:
+        holed[row]["temporal_std_ratio"] = None
+    assert "undefined here, as it needs three consecutive frames" in said(holed)
+    for row in holed["rows"]:
+        holed[row]["temporal_std_ratio"] = 1.0
+    assert "three consecutive frames; undefined" not in said(holed)
+    assert "it needs three" not in said(holed)
+
+
+def test_one_conversion_is_told_once(page: str, scores: dict[str, Any]) -> None:
+    said = f"<dt>trained and scored on conversion</dt><dd>{scores['manifest_hash']}</dd>"
+    assert said in page
+    assert "<dt>scored on conversion</dt>" not in page
+
+
+def logged(*steps: int, **values: float) -> list[dict[str, Any]]:
+    said = {"loss/content": 0.0306, "loss/d_fake": -1.25, "lr/generator": 1e-4, **values}
+    return [{"step": step, "epoch": 1, **said} for step in steps]
+
+
+VALIDATED = {"validation/rmse_model": 2.5, "validation/rmse_bicubic": 2.75}
+
+
+def test_a_training_of_one_line_is_told_in_words(scores: dict[str, Any]) -> None:
+    log = [*logged(12), {"step": 12, "epoch": 1, **VALIDATED}]
+    told = training(dataclasses.replace(material({**scores, "epoch": 1}), log=log))
+    assert told["losses"] == []
+    assert told["once"] == "content 0.0306, d_fake \N{MINUS SIGN}1.25"
+    (validation,) = told["scores"]  # no learning rate of one point
+    assert "one validation only" in validation["note"]
+    assert "stroke thin" not in validation["svg"]  # which would hide the points
+    bicubic = re.search(r'<g class="line-2">.*?</g>', validation["svg"])
+    assert bicubic
+    assert re.search(r'class="stroke"[^>]* d="M[^"]*L', bicubic[0])  # level from step 0 on
+    assert ">0</text>" in validation["svg"]
+    assert not re.search(r">1[12]\.\d</text>", validation["svg"])  # no step 11.6
+
+
+def test_a_training_of_a_few_lines_shows_where_they_lie(scores: dict[str, Any]) -> None:
+    log = [
+        *logged(6, 12),
+        {"step": 6, "epoch": 1, **VALIDATED},
+        {"step": 12, "epoch": 2, **VALIDATED},
+    ]
+    told = training(dataclasses.replace(material({**scores, "epoch": 1}), log=log))
+    assert told["once"] == ""
+    assert [plot["title"] for plot in told["scores"]] == ["Validation", "Learning rate"]
+    assert "vertical line is epoch 1" in told["scores"][0]["note"]
+    assert told["losses"][0]["svg"].count('<path d="M-3,0a') == 2  # a dot each
+
+
+def test_a_log_that_goes_on_from_another_begins_where_it_begins(scores: dict[str, Any]) -> None:
+    told = training(dataclasses.replace(material(scores), log=logged(1200, 1600, 2000)))
+    assert ">0</text>" not in told["scores"][0]["svg"]
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [
@@ -486,7 +550,7 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
     said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
     assert out.is_file()
-    assert re.search(r"3 frames, and a loop of 5; \d+\.\d MiB", said.stdout)
+    assert re.search(r"3 frames, and a loop of 5; [\d.]+ (MB|MiB|kB)", said.stdout)
     assert str(out) in said.stdout.replace("\n", "")
 
 

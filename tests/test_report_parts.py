@@ -274,3 +274,15 @@ def test_numbers_for_people() -> None:
 def test_unknown_scores_have_a_table_too() -> None:
     found = tables.grouped(["rmse", "crps", "tof"])
     assert found == {"Errors": ["rmse"], "Detail and motion": ["tof"], tables.OTHERS: ["crps"]}
+
+
+def test_what_is_counted_has_no_marks_between_whole_numbers() -> None:
+    steps = Scale.of(Axis("steps", low=0.0, whole=True), [3.0], 0, 400)
+    assert [text for _, text in steps.ticks(7)] == ["0", "1", "2", "3"]
+    assert len(Scale.of(Axis("x", low=0.0), [3.0], 0, 400).ticks(7)) > 4
+
+
+def test_what_a_score_needs_is_known_of_those_that_can_be_undefined() -> None:
+    for name in ("tof", "temporal_std_ratio", "csi_220", "fss_light", "ssim", "ssim_clipped"):
+        assert tables.needed(name), name
+    assert tables.needed("rmse") == ""

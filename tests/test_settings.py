@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import cli
 import models
-from pipeline import explanations, settings, settings_schema, shipped, tasks
+from pipeline import explanations, settings, settings_file, settings_schema, shipped, tasks
 from pipeline.errors import UsageError
 from pipeline.experiment.plan import UpstreamSettings
 
@@ -175,7 +175,8 @@ def test_check_says_what_a_file_is(tmp_path: Path) -> None:
     found = settings.check(CONFIGS / "tempogan_cpu.yaml", ["training.epochs=3"])
     assert (found.settings.training.epochs, found.upstream, found.notes) == (3, None, [])
     (tmp_path / "c.json").write_text('{"training": {"num_workers": 4}, "$schema": "x"}')
-    assert settings.check(tmp_path / "c.json").unused == ["training.num_workers"]
+    (note,) = settings.check(tmp_path / "c.json").notes
+    assert note.startswith("training.num_workers has no effect: ")
     found = settings.check(Path("upstream"), ["upstream.seeds=2"])
     assert found.file == shipped.files()["upstream"]
     assert isinstance(found.upstream, UpstreamSettings)
@@ -186,8 +187,11 @@ def test_check_says_what_a_file_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("training: {epoch: 3}", r"unknown setting training\.epoch; did you mean epochs\?"),
-        ("upstream: {region: [0, 1, 0, 1], upstreem: 3}", r"did you mean upstream\?"),
+        (
+            "training: {epoch: 3}",
+            r"unknown setting training\.epoch; did you mean training\.epochs\?",
+        ),
+        ("upstream: {region: [0, 1, 0, 1], upstreem: 3}", r"did you mean upstream\.upstream\?"),
         ("upstream: {region: [0,1,0,1], upstream: [1,2,0,1]}", "tempogan does not forecast"),
         ("training:\n  lr: 1\n  ema: 0\n  lr: 2", r"lr is given twice in one section"),
         ("training: {lr: 1}\ntraining: {ema: 0}", r"training is given twice"),
@@ -309,7 +313,7 @@ def test_editors_explain_every_key() -> None:
     assert "training.lr_of.generator" in training["lr_g"]["description"]
     assert "--store" in training["data_root"]["description"]
     assert made["definitions"]["model_simvp"]["properties"]["hid_s"]["default"] == 64
-    asked = {*settings.ALIASES, *settings.WITHOUT_EFFECT}
+    asked = {*settings_file.ALIASES, *settings_file.WITHOUT_EFFECT}
     said = {f"training.{key}" for key in training} | {*made["properties"]}
     said |= {f"model.{key}" for key in made["definitions"]["model_tempogan"]["properties"]}
     assert asked <= said
@@ -350,6 +354,8 @@ def test_a_shipped_file_is_found_from_anywhere(
     ("given", "told"),
     [
         ("tempogan_gpu", r"^tempogan_gpu: no such settings file.*did you mean tempogan_cpu or "),
+        ("srgan", r"did you mean srgan_precipitation\? srgan is a model, whose defaults --set mo"),
+        ("st", r"did you mean st_rainnet or st_rainnet_cpu\? `cli"),
         ("zzz.yaml", r"^zzz\.yaml: no such settings file.*eddy; `cli settings list`"),
         ("settings.schema", "no such settings file"),
         ("mine/tempogan.yaml", r"^mine/tempogan\.yaml: no such.*own say tempogan alone"),

@@ -130,3 +130,66 @@ def test_nothing_there_names_what_was_looked_for(tmp_path):
         sources.scan(tmp_path)
     with pytest.raises(UserError, match="no such file or folder"):
         sources.scan(Path(tmp_path / "gone"))
+
+
+def test_what_is_hidden_is_not_looked_at(tmp_path):
+    for name in ("a.nc", ".b.nc", ".cache/c.nc", "__MACOSX/d.nc", "in/e.nc", "in/.trash/f.nc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {str(p.relative_to(tmp_path)) for p in filelist.below(tmp_path, (".nc",))}
+    assert found == {"a.nc", "in/e.nc"}
+    assert filelist.is_litter("x/._y")
+    assert not filelist.is_litter("./x/../y")
+
+
+def test_what_is_left_out_of_a_folder_is_counted_in_one_note(tiny):
+    tiny.track(hours=range(3))
+    beside = ("README.md", "LICENSE", "a.csv", "Thumbs.db", ".DS_Store", "s.zarr/0.0", "WP.tar.gz")
+    for name in (*beside, "WP.tar.gz.00", "WP.tar.gz01", "image/202101/info.txt"):
+        (tiny.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (tiny.root / name).touch()
+    quiet = sources.scan(tiny.root)
+    for name in ("x.nc", "in/y.NC", "z.tif", "image/202101/w.h5.part"):
+        (tiny.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (tiny.root / name).touch()
+    release = sources.scan(tiny.root)
+    told = f"{tiny.root} is read as digital_typhoon; not of that form, left out: "
+    (note,) = (note for note in release.notes if note not in quiet.notes)
+    assert note.startswith(told + "2 .nc, ")
+    assert set(note.removeprefix(told).split(", ")) == {"2 .nc", "1 .tif", "1 .part"}
+    assert not any("left out" in note for note in quiet.notes)
+    assert release.problems == quiet.problems == ()
+
+
+HELD = {
+    ("a.tif", "b.tif", "c.md"): "; it holds 2 .tif, 1 .md$",
+    ("era5.nc.gz",): "; it holds 1 .gz: unpack what is packed first$",
+    ("era5.nc.part",): "; it holds 1 .part: a download is not finished$",
+    ("era5.h5",): "; it holds 1 .h5: NetCDF that is called otherwise must end in .nc$",
+    ("era5",): "; it holds 1 without an ending: NetCDF that is called otherwise must end in .nc$",
+    ("metadata/202101.csv",): "; it holds 1 .csv: tables alone are no frames: give the folder that",
+    ("a.a", "b.b", "c.c", "d.d", "e.e", "f.f"): "1 .d, 2 more$",
+    (".hidden.nc",): "; the folder is empty, or all in it is hidden$",
+}
+
+
+@pytest.mark.parametrize(("names", "told"), HELD.items(), ids=range(len(HELD)))
+def test_where_nothing_is_recognised_it_is_said_what_is_there(tmp_path, names, told):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=told):
+        sources.scan(tmp_path)
+
+
+def test_a_file_that_is_not_recognised_is_told_of_alone(tmp_path):
+    cases = {"a.nc.bz2": "; unpack what is packed first$", "b.tif": "; it is a file .tif"}
+    for name, told in cases.items():
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=told):
+            sources.scan(tmp_path / name)
+
+
+def test_every_format_says_the_endings_that_it_reads():
+    for name in sources.FORMATS:
+        assert sources.find(name).ENDINGS

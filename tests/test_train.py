@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,6 +145,111 @@ def test_every_recipe_resumes_exactly(
     assert train.train(small(data, *more), tmp_path / "run").stopped
     train.train(small(data, *more), tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_training_says_where_it_runs_and_from_where_it_goes_on(
+    data: Path, tmp_path: Path, stop_in: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    of = small(data, *CONTENT, "training.log_every_steps=1")
+    stop_in(11)
+    train.train(of, run)
+    said = capfd.readouterr().err
+    assert "Note: trains in fp32, on the CPU, 1 thread; torch finds no GPU here" in said
+    assert "Stopping after this step, and saving then; Ctrl-C again stops at once" in said
+    assert re.search(r"train: 8/16 steps.*  epoch 1: RMSE model [\d.]+ K, bicubic [\d.]+ K", said)
+    assert "goes on" not in said
+    train.train(of, run, resume=True)
+    said = capfd.readouterr().err
+    assert "Note: goes on after step 11 of 16, in epoch 2 of 2" in said
+    assert re.search(r"train: 16/16 steps.*  loss \d", said)
+    train.train(of, run, resume=True)
+    assert "goes on after" not in capfd.readouterr().err  # nothing is left
+
+
+def test_told_to_stop_while_it_validates_it_takes_no_further_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validate(self: trainer.Trainer) -> dict[str, float]:
+        if self.position.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"model": 1.0, "bicubic": 1.0}
+
+    monkeypatch.setattr(trainer.Trainer, "validate", validate)
+    of, run = small(data, *CONTENT), tmp_path / "run"
+    done = train.train(of, run)
+    assert (done.position.step, done.stopped) == (8, "told to stop; --resume goes on")
+    done = train.train(of, run, resume=True)
+    assert (done.position.step, done.stopped) == (16, "")
+
+
+def test_stopped_before_its_first_step_is_a_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.Trainer, "of", of)
+    words = ["--store", data / "WP.zarr", "--split", data / "WP.split.json", "--run", tmp_path]
+    said = CliRunner().invoke(cli.app, ["train", *map(str, words)])
+    assert said.exit_code == 143
+    assert "Stopped: nothing was saved yet; the same command starts over" in said.output
+
+
+def test_several_devices_where_there_is_no_gpu(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = small(data, "training.devices=2")
+    with pytest.raises(UsageError, match=r"devices is 2, and torch finds no GPU here; leave it"):
+        train.train(of, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    demands.refuse_shared_cpu(small(data, "training.devices=2", "training.device=cpu").training)
+    monkeypatch.setattr(checkpoint, "usable_device", lambda _: torch.device("cuda"))
+    demands.refuse_shared_cpu(of.training)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "more", "told"),
+    [
+        (1.0, 1000, [], r"the CPU takes 2\.2 h, and more when all players take part\. Quicker: a "
+         r"GPU, `cli train tempogan_cpu`, made for CPUs, or fewer --set training.epochs=N; --dry"),
+        (1.0, 1000, CONTENT, r"the CPU takes 2\.2 h\. Quicker"),
+        (1.0, 100, [], None),
+    ],
+)  # fmt: skip
+def test_a_training_that_a_cpu_will_be_long_at_says_so(
+    data: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: int, more: list[str],
+    told: str | None,
+) -> None:  # fmt: skip
+    """After ten seconds of steps, the first of which does not count."""
+    now = 0.0
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: now))
+    one = made(small(data, *more, f"training.epochs={epochs}"))
+    one.position.players = 2 if more else 1  # so far
+    watch = train.Watch(one)
+    said = []
+    for step in range(1, 13):
+        now += 60.0 if step == 1 else seconds
+        one.position.step = step
+        said.append(watch.told())
+    assert said[:10] == [None] * 10
+    assert said[10] is not None
+    assert re.search(told, said[10]) if told else said[10] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("tempogan", ["tempogan_cpu"]),
+        ("tempogan_cpu", []),
+        ("simvp_typhoon", ["simvp_typhoon_cpu"]),
+        ("moving_mnist", ["moving_mnist_cpu"]),
+        ("srgan_precipitation", []),
+    ],
+)
+def test_what_is_made_for_cpus_is_found_by_model_and_scaling(name: str, smaller: list[str]) -> None:
+    of, _ = settings.load(shipped.files()[name])
+    assert train.for_cpus(of) == smaller
 
 
 def test_slurm_s_signal_before_the_end_saves_too(
@@ -320,7 +427,7 @@ def test_the_command_says_in_which_epoch_the_best_was(
     ]
     said = CliRunner().invoke(cli.app, ["train", *map(str, where), *words])
     assert said.exit_code == 0, said.output
-    assert "8 steps, 1 epoch. Best validation RMSE 5.000 in epoch 1" in said.output
+    assert "8 steps, 1 epoch. Best validation RMSE 5.000 K in epoch 1" in said.output
 
 
 def test_validation_within_an_epoch_loses_no_loss(data: Path, tmp_path: Path) -> None:
@@ -582,8 +689,11 @@ def test_a_bad_value_is_blamed_on_whoever_set_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("training.batchsize=4", "unknown setting training.batchsize; did you mean batch_size?"),
-        ("model.widht=4", "unknown setting model.widht; did you mean width?"),
+        (
+            "training.batchsize=4",
+            "unknown setting training.batchsize; did you mean training.batch_size?",
+        ),
+        ("model.widht=4", "unknown setting model.widht; did you mean model.width?"),
         ("training.batch_size=0", "training.batch_size: 0: input should be greater than 0"),
         ("model.name=unet", "no model 'unet'; the models are"),
         ("nonsense", "expected KEY=VALUE"),

@@ -609,3 +609,44 @@ def test_frames_are_named_by_the_hour_or_the_second():
     assert faults.frame_name(3, 1626652800) == f"frame 3 ({START}00)"
     assert faults.frame_name(3, 1626652800 + 60) == f"frame 3 ({START}00:01:00)"
     assert faults.frame_name(3, None) == "frame 3"
+
+
+# what a shell makes of an unquoted WP.tar.gz*
+
+
+PARTS = [f"dl/WP.tar.gz{n}" for n in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("", ("data/WP.zarr", None)),
+        ("S.zarr", ("S.zarr", None)),
+        ("S.zarr --source raw", ("S.zarr", "raw")),
+        ("--source raw", ("data/WP.zarr", "raw")),
+        (f"S.zarr --source {' '.join(PARTS)}", ("S.zarr", PARTS[0])),
+        (f"--source {' '.join(PARTS)} S.zarr", ("S.zarr", PARTS[0])),
+        (f"--source {' '.join(PARTS)}", ("data/WP.zarr", PARTS[0])),
+        (" ".join(f"--source {part}" for part in reversed(PARTS)), ("data/WP.zarr", PARTS[0])),
+        ("S.zarr T.zarr", "2 stores, S.zarr, T.zarr; give one of them"),
+        (f"S.zarr {' '.join(PARTS)}", "4 stores, S.zarr, .* and raw files with --source"),
+        ("S.zarr --source raw --source other", "2 sources, but raw is no part of an archive"),
+        (f"S.zarr --source raw {' '.join(PARTS)}", "4 sources, but raw is no part"),
+    ],
+)
+def test_all_parts_of_an_archive_may_be_the_source(monkeypatch, typed, expected):
+    asked = {}
+
+    def see(path, *, source, workers):
+        asked.update(path=path, source=source)
+        raise UserError("seen")
+
+    monkeypatch.setattr("pipeline.verify.verify", see)
+    result = CliRunner().invoke(cli.app, ["verify", *typed.split()])
+    if isinstance(expected, str):
+        assert result.exit_code == 2
+        assert re.search(expected, result.stderr)
+        assert not asked
+    else:
+        path, source = expected
+        assert asked == {"path": Path(path), "source": source and Path(source)}

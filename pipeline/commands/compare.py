@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline import runs as run_folders
 from pipeline.commands import completion
 from pipeline.commands.arguments import DATA, OUTPUT, Device, On, option, store_option
 from pipeline.commands.screen import console, next_step, note, starting, stoppable, told
@@ -40,6 +41,11 @@ def compare(
         cli compare runs/first runs/second
         cli compare runs/first runs/second runs/third --on test --out thirds
     """
+    from pipeline import beforehand
+
+    run_folders.refuse_unscored(runs, on)
+    if store:
+        beforehand.refuse_no_store(store)
     with stoppable("the same command starts over"):
         with starting():
             from pipeline import compare as stage

@@ -43,18 +43,19 @@ def near(incomplete: str, *usual: str) -> Iterator[Path]:
 @quietly
 def runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """Run folders, and models that were exported."""
+    from pipeline import runs as folders
+
     for path in near(incomplete, "runs"):
-        marks = ("checkpoints", "settings.yaml", "model.safetensors")
-        if path.is_dir() and any((path / mark).exists() for mark in marks):
+        if folders.is_one(path):
             yield str(path)
 
 
 @quietly
 def checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    yield from ("best", "last")
-    for run in given(ctx, "run")[:1]:
-        for file in run.glob("checkpoints/epoch-*.ckpt"):
-            yield file.stem
+    from pipeline import runs as folders
+
+    named = given(ctx, "run")[:1]
+    yield from {"best", "last"}.union(*(folders.checkpoints(run) for run in named))
 
 
 def given(ctx: typer.Context, *names: str) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from pipeline.commands import completion
+from pipeline.commands import completion, onward
 from pipeline.commands.arguments import MACHINE, Ids, Json, ManifestDir, Workers, flag, option
 from pipeline.commands.screen import (
     MANY,
@@ -47,6 +47,7 @@ DRY_KEYS = {
     "files": "number",
     "frames": "number",
     "bytes": "of the store, uncompressed",
+    "free": "bytes on the disk of the store; null where it has no number",
     "left_out": "files that cannot be, a sentence each",
     "notes": "sentences",
 }
@@ -198,6 +199,9 @@ def convert(
     a manifest that names every gap, every flagged and unreadable frame. Stopped, the same command
     goes on: finished typhoons are not redone.
 
+    A frame is flagged when it is blank or lacks too many pixels. A triplet, what TempoGAN trains
+    on, is three frames in a row without a gap or a flag.
+
     Examples:
         cli convert data/WP data/WP.zarr --dry-run
         cli convert data/WP data/WP.zarr
@@ -236,15 +240,15 @@ def convert(
             image_size=image_size,
             seed=seed,
         )
+        limits = {"max_missing": max_missing, "valid_min": valid_min, "valid_max": valid_max}
+        settings = stage.ConvertSettings(
+            codec=codec, options=options, **{k: v for k, v in limits.items() if v is not None}
+        )
         if dry_run:
-            planned(source, chosen, options, json)
+            planned(source, store, chosen, settings, json)
             return
     if workers and scheduler:
         raise UsageError("--workers are processes of this machine; give that or --scheduler")
-    limits = {"max_missing": max_missing, "valid_min": valid_min, "valid_max": valid_max}
-    settings = stage.ConvertSettings(
-        codec=codec, options=options, **{k: v for k, v in limits.items() if v is not None}
-    )
 
     def kept() -> str:
         ready = stage.finished_ids(store) if store.is_dir() else []
@@ -307,7 +311,7 @@ def convert(
         note(sentence)
     told("Store", done.store)
     told("Manifest", done.manifest)
-    finish_with(done.problems, "split", done.store, "--eval-fraction", "0.1")
+    finish_with(done.problems, *onward.to_split(done.store, converted=True))
 
 
 def places(sources: list[Path], target: Path | None) -> tuple[Path, Path]:
@@ -329,16 +333,16 @@ def places(sources: list[Path], target: Path | None) -> tuple[Path, Path]:
     return (sources[0] if len(sources) == 1 else archive.one_source(sources)), store
 
 
-def planned(source: Path, ids: list[str], options: Any, json: str | None) -> None:
+def planned(source: Path, store: Path, ids: list[str], settings: Any, json: str | None) -> None:
     """What --dry-run says."""
     from pipeline import convert as stage
-    from pipeline import sources
+    from pipeline import room, sources
     from pipeline.inspecting.words import size as in_bytes
 
-    release = stage.selected(sources.scan(source, options), ids)
+    release = stage.selected(sources.scan(source, settings.options), ids)
     frames = sum(len(raw.frames) for raw in release.tracks)
     files = len({path for raw in release.tracks for frame in raw.frames for path in frame.paths})
-    size = stage.uncompressed(release)
+    size, free = stage.uncompressed(release, release.tracks), room.free(store)
     write_json(
         json,
         DRY_KEYS,
@@ -348,6 +352,7 @@ def planned(source: Path, ids: list[str], options: Any, json: str | None) -> Non
             "files": files,
             "frames": frames,
             "bytes": size,
+            "free": free,
             "left_out": list(release.problems),
             "notes": list(release.notes),
         },
@@ -361,6 +366,10 @@ def planned(source: Path, ids: list[str], options: Any, json: str | None) -> Non
         f"{len(release.tracks)} tracks, {files} files, {frames} frames; uncompressed about "
         f"{in_bytes(size)}. Nothing was written."
     )
+    if free is not None:
+        told("Free", f"{in_bytes(free)} on the disk of {store}")
+    if lacking := stage.lacking(release, release.tracks, store, settings):
+        note(lacking)
     for sentence in release.notes:
         note(sentence)
     finish_with(list(release.problems), *again())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pipeline import runs
 from pipeline.commands.arguments import (
     DATA,
     MACHINE,
@@ -79,6 +80,10 @@ def evaluate(
         cli evaluate runs/first --on test --batch-size 16
         cli evaluate runs/ahead --steps 24 --arrays runs/ahead/arrays
     """
+    from pipeline import beforehand
+
+    runs.in_run(run, checkpoint)
+    beforehand.refuse_data_of(run, store, split)
     with stoppable("no scores were written; the same command starts over"):
         with starting():
             from pipeline import evaluate as stage

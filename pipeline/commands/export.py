@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from pipeline import runs
 from pipeline.commands.arguments import Run, Which, flag, option
 from pipeline.commands.screen import console, finish_with, note, starting, stoppable, told
 
@@ -36,6 +37,7 @@ def export(
     """
     from pipeline.progress import working
 
+    runs.in_run(run, checkpoint)
     with stoppable("no folder was made; the same command starts over"):
         with starting():
             from pipeline import export as stage

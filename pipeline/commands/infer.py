@@ -81,11 +81,11 @@ def infer(
     dry_run: Annotated[
         bool, flag("--dry-run", "Only say what would be written: frames, size, times.")
     ] = False,
+    checkpoint: Which = "best",
     ensemble: Annotated[
         int | None,
         option("N", "Mean and spread of so many of the run's weights: its checkpoints'.", min=2),
     ] = None,
-    checkpoint: Which = "best",
     format: Annotated[
         Literal["netcdf", "zarr", "geotiff"] | None,
         option(
@@ -93,6 +93,24 @@ def infer(
             "netcdf, zarr, geotiff (one file per frame). Default: as the ending of --out says.",
         ),
     ] = None,
+    pictures: Annotated[
+        str,
+        option(
+            "WHICH", "How many PNGs, or all, none, or UTC hours 2021071900,2021071912.", PICTURES
+        ),
+    ] = "3",
+    mp4: Annotated[
+        bool,
+        flag(
+            "--mp4", "An animation of all frames as MP4. Default, unless --gif is given.", PICTURES
+        ),
+    ] = False,
+    gif: Annotated[bool, flag("--gif", "As GIF instead; with --mp4 as both.", PICTURES)] = False,
+    no_animation: Annotated[bool, flag("--no-animation", "Neither MP4 nor GIF.", PICTURES)] = False,
+    palette: Annotated[
+        Literal["enhanced", "grey"],
+        option("enhanced|grey", "Colours of cold cloud, or grey alone.", PICTURES),
+    ] = "enhanced",
     at: Annotated[
         str | None,
         option(
@@ -103,21 +121,6 @@ def infer(
         int | None,
         option("N", "Frames to forecast. Default: as many as trained.", FORECASTS, min=1),
     ] = None,
-    pictures: Annotated[
-        str,
-        option(
-            "WHICH", "How many PNGs, or all, none, or UTC hours 2021071900,2021071912.", PICTURES
-        ),
-    ] = "3",
-    mp4: Annotated[
-        bool, flag("--mp4", "Animate all frames; so it is without --gif, too.", PICTURES)
-    ] = False,
-    gif: Annotated[bool, flag("--gif", "Animate them as a GIF.", PICTURES)] = False,
-    no_animation: Annotated[bool, flag("--no-animation", "Neither MP4 nor GIF.", PICTURES)] = False,
-    palette: Annotated[
-        Literal["enhanced", "grey"],
-        option("enhanced|grey", "Colours of cold cloud, or grey alone.", PICTURES),
-    ] = "enhanced",
     variable: Annotated[
         list[str] | None,
         option("NAME", "Where it has another name than in training.", READING),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipeline.commands import onward
 from pipeline.commands.arguments import MACHINE, OUTPUT, Ids, Json, flag, option
 from pipeline.commands.screen import (
     console,
@@ -92,7 +93,7 @@ def inspect(
         note(sentence)
     if done.refusal:
         fail(done.refusal, 1)
-    finish_with(done.problems, *way_on(path, done.facts))
+    finish_with(done.problems, *way_on(done.facts, path))
 
 
 def one_of(paths: list[Path]) -> Path:
@@ -102,9 +103,10 @@ def one_of(paths: list[Path]) -> Path:
     return paths[0] if len(paths) == 1 else archive.one_source(paths)
 
 
-def way_on(path: Path, facts: dict[str, Any]) -> tuple[object, ...]:
+def way_on(facts: dict[str, Any], path: Path) -> list[object]:
+    """path: as it was given, of a track of a store too."""
     if facts["kind"] == "store":
-        return "split", path, "--eval-fraction", "0.1"
+        return onward.to_split(Path(facts["path"]))
     if facts["kind"] == "tree":
-        return "convert", path, "data/WP.zarr"
-    return "inspect", path.parent
+        return onward.to_convert(path)
+    return ["inspect", path.parent]

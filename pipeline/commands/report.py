@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pipeline import runs
 from pipeline.commands.arguments import DATA, OUTPUT, Device, On, Run, option, store_option
 from pipeline.commands.screen import console, next_step, starting, stoppable, told
 
@@ -43,6 +44,11 @@ def report(
         cli report runs/first
         cli report runs/first --on test --frames 6 --out first.html
     """
+    from pipeline import beforehand
+
+    runs.refuse_unscored([run], on)
+    if store:
+        beforehand.refuse_no_store(store)
     with stoppable("no page was written; the same command starts over"):
         with starting():
             from pipeline import report as stage

@@ -18,6 +18,7 @@ SKIPPED = 3  # exit code: finished, with inputs left out
 INTERRUPTED, TERMINATED = 130, 143  # exit codes: by Ctrl-C, by SIGTERM
 
 typed: tuple[str, ...] = ()  # the words after `cli`
+_led = False
 console = Console(soft_wrap=True, highlight=False)
 complaints = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -55,8 +56,20 @@ def told(word: str, value: object) -> None:
 
 
 def next_step(*words: object) -> None:
-    """The last line of a command: what to type next, ready to be copied."""
-    told("Next", command(*words))
+    """The last line of a command: what to type next, ready to be copied; none where it is led."""
+    if not _led:
+        told("Next", command(*words))
+
+
+@contextmanager
+def led() -> Iterator[None]:
+    """Inside, another command types what comes next."""
+    global _led
+    before, _led = _led, True
+    try:
+        yield
+    finally:
+        _led = before
 
 
 def again(*without: str) -> list[str]:

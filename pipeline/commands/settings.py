@@ -105,19 +105,21 @@ def show(
         cli settings show st_rainnet --changed
         cli settings show --only training.lr --only data
     """
-    if config:
-        shipped.find(config)
+    from pipeline import settings_file
+
+    more = [*([f"model.name={model}"] if model else []), *(set_ or ())]
+    given = settings_file.gathered(config, more)
     with starting():
         from pipeline import settings as run_settings
 
-    more = [*([f"model.name={model}"] if model else []), *(set_ or ())]
     experiment = None
     if config:
-        checked = run_settings.check(config, more)
+        checked = run_settings.checked(config, given)
         settings, notes, experiment = checked.settings, checked.notes, checked.upstream
     else:
-        settings, notes = run_settings.load(None, more)
-    differing = run_settings.changed(settings)
+        settings, notes = run_settings.of(given)
+    keys = run_settings.asked(settings, only or None, experiment)
+    differing = run_settings.changed(settings) if changed or json else {}
     write_json(
         json,
         KEYS,
@@ -138,8 +140,7 @@ def show(
         )
         return
     table = Table("setting", "value", "default", box=None, padding=(0, 2, 0, 0))
-    if only:
-        differing = {k: v for k, v in differing.items() if {k, k.partition(".")[0]} & {*only}}
+    differing = {key: values for key, values in differing.items() if key in keys}
     if not differing:
         console.print("All have their defaults")
         return
@@ -169,15 +170,19 @@ def check(
         cli settings check my.yaml
         cli settings check configs/*.yaml
     """
-    with starting():
-        from pipeline import settings as run_settings
+    from pipeline import settings_file
 
     wrong = 0
     for file in configs:
         try:
-            found = run_settings.check(file, set_ or ())
+            given = settings_file.gathered(file, set_ or ())
+            with starting():
+                from pipeline import settings as run_settings
+
+            found = run_settings.checked(file, given)
         except UsageError as error:
-            complain(str(error))
+            for fault in error.args:
+                complain(str(fault))
             wrong += 1
             continue
         told("Fine", f"{file}: {found.settings.model_name}" + (", upstream" * bool(found.upstream)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from json import loads
 from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.table import Table
 
-from pipeline.commands import completion
+from pipeline.commands import completion, onward
 from pipeline.commands.arguments import OUTPUT, Json, ManifestDir, Store, flag, option
 from pipeline.commands.screen import (
     again,
@@ -38,8 +37,14 @@ KEYS = {
     "train": "ids",
     "eval": "ids",
     "test": "ids",
+    "frames": "number by part, of those without a flag",
     "triplets": "number by part",
     "statistics": "of the training tracks, by channel: count, mean, std, min, max",
+}
+LACKS = {
+    "train": "TempoGAN and others that learn from several frames cannot be trained",
+    "eval": "scores of changes in time will be missing",
+    "test": "scores of changes in time will be missing",
 }
 LAST = "Instead: the latest tracks, with this share of the frames, 0 to 1."
 
@@ -84,7 +89,8 @@ def split(
     """Hold whole typhoons out: a training, an eval and a test part.
 
     Whole ones, because the frames of one storm resemble one another. Reads a store (or a raw tree),
-    writes one small JSON file with the ids of each part and the training part's statistics.
+    writes one small JSON file with the ids of each part and the training part's statistics. Says
+    how many sound frames and triplets each part has: three such frames in a row, without a gap.
 
     Examples:
         cli split data/WP.zarr --eval-ids 2015-2018 --test-ids 2019-2022
@@ -111,10 +117,11 @@ def split(
             dry_run=dry_run,
         )
     write_json(json, KEYS, {"file": None if dry_run else file, **made.model_dump()})
-    table = Table("part", "tracks", "triplets", "ids", title=str(file))
+    table = Table("part", "tracks", "sound frames", "triplets", "ids", title=str(file))
     for part in manifest.PARTS:
         ids = getattr(made, part)
-        table.add_row(part, str(len(ids)), str(made.triplets[part]), listed(ids))
+        held = made.frames[part], made.triplets[part]
+        table.add_row(part, str(len(ids)), *map(str, held), listed(ids))
     console.print(table)
     if preset:  # what of it whole tracks cannot honour
         console.print(f"Chosen by {made.selected_by}", markup=False)
@@ -122,21 +129,15 @@ def split(
         console.print(f"Training tracks: mean {mean:.2f}, standard deviation {std:.2f}")
     if replaced:
         note(f"{file}: the split that was there {'would be' if dry_run else 'was'} replaced")
-    if not made.triplets["train"]:
-        note("the training tracks hold no triplet: nothing to train")
+    for part, lacks in LACKS.items():
+        if getattr(made, part) and not made.frames[part]:
+            note(f"the {part} tracks hold no frame without a flag: nothing can be judged on them")
+        elif getattr(made, part) and not made.triplets[part]:
+            note(f"the {part} tracks hold no triplet, three sound frames in a row: {lacks}")
     if dry_run:
         console.print("Nothing was written")
         next_step(*again())
         return
     told("Split", file)
     usual = file == manifest.split_file(manifest.FOLDER, path)
-    next_step("train", config_for(path), "--store", path, *(() if usual else ("--split", file)))
-
-
-def config_for(path: Path) -> str:
-    """The settings that suit a store by its first channel's units; of a raw tree typhoons'."""
-    root = path / "zarr.json"
-    if not root.is_file():
-        return "tempogan"
-    units = loads(root.read_bytes())["attributes"]["channels"][0]["units"]
-    return {"K": "tempogan", "mm": "srgan_precipitation"}.get(units, "CONFIG")
+    next_step(*onward.to_train(path, made, None if usual else file))

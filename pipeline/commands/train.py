@@ -23,7 +23,6 @@ from pipeline.commands.screen import (
     note,
     starting,
     stoppable,
-    stopped,
     told,
     write_json,
 )
@@ -44,8 +43,11 @@ KEYS = {
     "bytes_needed": "of a GPU's memory",
     "bytes_of_gpu": "the memory asked for or found; null: none",
     "fits": "which batch and patch fit into that; null: none was asked for",
-    "timed": "steps that were timed here: device, steps, windows, seconds of a whole step, waiting "
-    "for data, reserved bytes; null: too little memory",
+    "seconds": "of all steps and validations, as estimated; null: too little memory",
+    "timed": "what was timed here: device, seconds of a validation, load of the machine per core, "
+    "reserved bytes, and by stage (in which the same players take part) its first step and "
+    "number of steps, how many were timed, their windows, seconds of a whole step, of these "
+    "waiting for data, and whether that is rough; null: too little memory",
 }
 
 
@@ -116,8 +118,8 @@ def train(
     if config:
         shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
     with (
-        starting(),
         stoppable("nothing was begun; the same command starts over"),
+        starting(),
     ):
         from pipeline import settings as run_settings
         from pipeline import train as stage
@@ -143,10 +145,8 @@ def train(
         next_step(*again())
         return None
     run = run or Path("runs") / f"{settings.model_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    try:
+    with stoppable(lambda: way_on(run)):  # before its first step, or a second time
         done = stage.train(settings, run, resume=resume)
-    except KeyboardInterrupt as stop:  # before its first step, or a second time
-        stopped(stop, way_on(run))
     if not done.first:
         return None
     at = done.position
@@ -154,7 +154,7 @@ def train(
         f"{count(at.step, 'step')}, {count(at.epoch, 'epoch')}"
         + (f"; {done.stopped}" if done.stopped else "")
         + (
-            f". Best validation RMSE {at.best:.3f} in epoch {at.best_epoch}"
+            f". Best validation RMSE {at.best:.3f}{done.unit} in epoch {at.best_epoch}"
             if at.best < math.inf
             else ""
         )
@@ -196,6 +196,7 @@ def rehearsed(settings: Any, memory: str | None, json: str | None) -> None:
             "bytes_needed": done.present.needs,
             "bytes_of_gpu": done.memory,
             "fits": done.fits() if done.memory else None,
+            "seconds": done.seconds,
             "timed": pace,
         },
     )

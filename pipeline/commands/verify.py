@@ -6,7 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from pipeline.commands.arguments import Json, Store, Workers, option
+import typer
+
+from pipeline.commands import completion, onward
+from pipeline.commands.arguments import Json, Workers, option
 from pipeline.commands.screen import (
     console,
     fail,
@@ -15,6 +18,7 @@ from pipeline.commands.screen import (
     stoppable,
     write_json,
 )
+from pipeline.errors import UsageError
 
 KEYS = {
     "store": "the store",
@@ -32,11 +36,20 @@ KEYS = {
 
 
 def verify(
-    path: Store = Path("data/WP.zarr"),
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="STORE",
+            help="What `cli convert` wrote. Default: data/WP.zarr.",
+            autocompletion=completion.stores,
+        ),
+    ] = None,
     source: Annotated[
-        Path | None,
+        list[Path] | None,
         option(
-            "PATH", "The raw tree or archive too: read every frame again and compare, bit for bit."
+            "PATH",
+            "The raw tree or archive too (all its parts, or one): read every frame again and "
+            "compare, bit for bit.",
         ),
     ] = None,
     json: Json = None,
@@ -50,12 +63,15 @@ def verify(
     Examples:
         cli verify data/WP.zarr
         cli verify data/WP.zarr --source data/WP
+        An archive as it was downloaded:
+        cli verify data/WP.zarr --source downloads/WP.tar.gz*
     """
     with stoppable("nothing is ever written; the same command starts over"):
         from pipeline import verify as stage
         from pipeline.progress import labelled
 
-        done = stage.verify(path, source=source, workers=workers)
+        path, beside = places(paths or [], source or [])
+        done = stage.verify(path, source=beside, workers=workers)
     write_json(
         json,
         KEYS,
@@ -66,7 +82,7 @@ def verify(
             "frames": done.frames,
             "bytes": done.bytes,
             "seconds": done.seconds,
-            "source": source,
+            "source": beside,
             "frames_compared": done.compared,
             "frames_equal_to_source": done.equal,
             "faults": [asdict(fault) for fault in done.faults],
@@ -90,4 +106,21 @@ def verify(
     if done.faults:
         fail(f"{path}: {len(done.faults)} faults, listed above", 1)
     console.print("Every byte is as it was written")
-    next_step("split", path, "--eval-fraction", "0.1")
+    next_step(*onward.to_split(path))
+
+
+def places(paths: list[Path], sources: list[Path]) -> tuple[Path, Path | None]:
+    """The store, and what to compare it with; of an archive all parts may be named.
+
+    Where a shell has made many words of an unquoted WP.tar.gz*, --source takes the first of them,
+    and the others stand beside the store. Raises UsageError.
+    """
+    from pipeline.sources import archive
+
+    parts = [path for path in paths if sources and archive.NAME.fullmatch(path.name)]
+    stores = [path for path in paths if path not in parts]
+    if len(stores) > 1:
+        told = f"{len(stores)} stores, {', '.join(map(str, stores))}; give one of them"
+        raise UsageError(f"{told}, and raw files with --source")
+    beside = archive.one_source([*sources, *parts]) if sources else None
+    return (stores or [Path("data/WP.zarr")])[0], beside

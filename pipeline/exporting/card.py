@@ -21,7 +21,7 @@ from pipeline.exporting.trained_on import (
     network,
     training_rows,
 )
-from pipeline.reporting.words import TIMES, after, count, head, listed, rounded
+from pipeline.reporting.words import TIMES, after, count, head, listed, rounded, size
 
 # Of the names that the Hugging Face Hub knows, those of licences that data come under.
 LICENCES = re.compile(
@@ -270,8 +270,7 @@ def files(m: Material) -> list[tuple[str, str, str]]:
         "model.onnx": "the same for onnxruntime and alike, scaling included",
         "sample.png": "the picture above",
     }
-    return [(name, mib(size), what[name]) for name, size in m.files.items()]
+    return [(name, size(held), what[name]) for name, held in m.files.items()]
 
 
-def mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+mib = size  # until `cli export` asks for size itself

@@ -12,6 +12,7 @@ from pipeline.reporting.tables import BETTER, METHODS, distance, grouped
 from pipeline.reporting.words import after, count, head, length, listed, rounded, written
 
 SHOWN_LEADS = 12  # of many some, evenly
+SAME = "about the same"
 
 
 def worth(m: Material) -> str:
@@ -23,18 +24,23 @@ def worth(m: Material) -> str:
     if MODEL not in errors or len(errors) < 2:
         return ""
     ours, best = errors.pop(MODEL), min(errors, key=errors.__getitem__)
-    units, word = told["units"]["rmse"], "less" if ours < errors[best] else "more"
+    units = told["units"]["rmse"]
+    told_apart = compared(ours, errors[best])
+    told_apart += " as" if told_apart == SAME else " than"
     over = f", over all lead times up to {lasting(told['lead_seconds'][-1])}" if m.forecast else ""
     return (
         f"On {count(len(told['tracks']), 'track')} that it never learnt from{over}, its root mean "
         f"square error is {written(ours, units)}{after(units)}, "
-        f"{percent(ours, errors[best])} {word} than that of the best baseline, "
-        f"{best.replace('_', ' ')}."
+        f"{told_apart} that of the best baseline, {best.replace('_', ' ')}."
     )
 
 
-def percent(ours: float, theirs: float) -> str:
-    return f"{100 * abs(1 - ours / theirs):.1f} %"
+def compared(ours: float, theirs: float) -> str:
+    """How much less or more; of what rounding leaves nothing, that it is about the same."""
+    share = 100 * (ours / theirs - 1)
+    if abs(share) < 0.05:
+        return SAME
+    return f"{abs(share):.1f} % {'less' if share < 0 else 'more'}"
 
 
 def table(m: Material, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,9 +104,8 @@ def differences(scores: Mapping[str, Any]) -> list[str]:
         ours, theirs = (scores[r]["rmse"] for r in (MODEL, row))
         if ours is None or not theirs:
             continue
-        word = "less" if ours < theirs else "more"
         told = f"RMSE minus that of {row}: {written(ours - theirs, units)}{after(units)}, "
-        told += f"{percent(ours, theirs)} {word}"
+        told += compared(ours, theirs)
         if bounds := (found or {}).get("rmse"):
             level, (_, low, high) = scores["intervals"]["level"], bounds
             told += f"; {100 * level:g} % interval over tracks "
@@ -173,8 +178,9 @@ def smooth(scores: Mapping[str, Any]) -> str:
     if not ours or ours <= 2.5 * scores["pixel"]:  # two pixels are the finest that there is
         return ""
     units = scores["units"][name]
-    told = f"; {length(round(theirs, 2), units)} in {usual}'s" if theirs else ""
+    finest, beside = (length(rounded(each, units) or 0, units) for each in (ours, theirs))
+    told = f"; {beside} in {usual}'s" if theirs else ""
     return (
-        f"Its answers are smooth: structures smaller than {length(round(ours, 2), units)} have "
-        f"less than half of the power that they have in the truth ({scores['on']} tracks{told})."
+        f"Its answers are smooth: structures smaller than {finest} have less than half of the "
+        f"power that they have in the truth ({scores['on']} tracks{told})."
     )

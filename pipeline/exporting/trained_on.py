@@ -36,7 +36,7 @@ def data_rows(m: Material) -> list[tuple[str, str]]:
         (f"test tracks ({len(test or [])})", listed(test) if test else test_told),
     ]  # fmt: skip
     if m.split:
-        rows.append(("chosen by", m.split.selected_by))
+        rows.append(("how they were parted", m.split.selected_by))
     if satellites := data.seen.get("satellites"):
         rows.append(("satellites", listed(satellites)))
     named = {

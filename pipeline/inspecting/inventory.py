@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import provenance, store, windows
+from pipeline import provenance, room, store, windows
 from pipeline.errors import UserError
 from pipeline.inspecting import timeline
 from pipeline.inspecting.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
@@ -131,7 +131,7 @@ def entry(track: Track) -> tuple[dict[str, Any], Sums]:
         "season": track.attrs.get("season"),
         "frames": len(times),
         "shape": list(track.shape),
-        "bytes": size_on_disk(track.store / track.id),
+        "bytes": room.taken(track.store / track.id),
         "start": moments[0],
         "end": moments[-1],
         "step_minutes": step / 60,
@@ -169,10 +169,6 @@ def names_of(track: Track) -> list[str]:
     """(T,) the satellite of each frame, without zarr-python: of a thousand tracks too."""
     meanings = str(track.metadata("satellite")["attributes"]["flag_meanings"]).split()
     return [meanings[code] for code in track.values("satellite")]
-
-
-def size_on_disk(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def pictures_from(track: Track, by_frame: dict[str, list[Any]], count: int) -> list[Thumbnail]:

@@ -10,16 +10,16 @@ from typing import Any
 from pipeline import pages, software
 from pipeline.inspecting import timeline, words
 from pipeline.inspecting.thumbnails import Thumbnail, gradient, inline
-from pipeline.pictures import Look, Palette, look
+from pipeline.pictures import INFRARED, Look, Palette, look
 
 COLOURS = {
     timeline.SOUND: "#2b7a78",
     timeline.PARTLY: "#8fc9a8",
     timeline.TOO_MANY: "#f2a33a",
-    timeline.EMPTY: "#5b5b6b",
+    timeline.EMPTY: "#737385",
     timeline.UNREADABLE: "#c8323c",
     timeline.OTHER_SHAPE: "#a4508b",
-    timeline.NO_FILE: "#ffffff",
+    timeline.NO_FILE: "var(--ground)",
     timeline.UNKNOWN: "#9db2c7",
 }
 Facts = Mapping[str, Any]
@@ -40,11 +40,21 @@ def of(facts: Facts, thumbnails: Sequence[Thumbnail], palette: Palette) -> str:
         legend=legend(facts),
         pictures=pictures(thumbnails, style),
         scale=scale(style),
+        clouds=clouds(facts["channels"][0], palette),
         problems=facts["problems"],
         duplicates=facts.get("duplicates", []),
         refusal=facts.get("refusal", ""),
         notes=facts.get("notes", []),
         quick=facts.get("quick", False),
+    )
+
+
+def clouds(channel: Facts, palette: Palette) -> str:
+    """How the pictures show them; "" of what is not infrared."""
+    if channel["units"] != "K" or channel.get("standard_name", INFRARED) != INFRARED:
+        return ""
+    return (
+        "Cold cloud is bright." if palette == "grey" else "Cold cloud is coloured, the rest grey."
     )
 
 

@@ -22,9 +22,10 @@ class Column:
 
     head: str
     of: Callable[[Facts], str]
-    group: int  # where the table is too wide, each group is a table
+    group: str  # where the table is too wide, each group is a table of that name
     right: bool = True
     wraps: bool = False
+    quiet: bool = False  # left out where it is 0 for every track, which the totals say too
 
 
 def prose(text: str) -> Table:
@@ -39,14 +40,19 @@ def table_of(
 ) -> list[RenderableType]:
     """One table, or where the console is too narrow for it one for each group of columns."""
     shown = chosen(tracks)
+    columns = [
+        column
+        for column in columns
+        if not column.quiet or any(column.of(track) not in ("0", "") for track in tracks.values())
+    ]
     whole = drawn(shown, columns)
     if width_of(whole, console) <= console.width:
         parts: list[RenderableType] = [whole]
     else:
-        groups = sorted({column.group for column in columns})
         parts = []
-        for group in groups:
-            parts += [drawn(shown, [c for c in columns if c.group == group]), Text("")]
+        for group in dict.fromkeys(column.group for column in columns):
+            within = [column for column in columns if column.group == group]
+            parts += [Text(group, style="italic"), drawn(shown, within), Text("")]
     if len(tracks) > len(shown):
         parts.append(prose(
             f"{len(shown)} of {len(tracks)} tracks are shown, those with most to see to first; "
@@ -139,74 +145,83 @@ def hours(track: Facts) -> str:
     return f"{track['hours_missing']:g}"
 
 
-NAMED = (Column("season", season, 2, right=False),)
-
-ENDS = (
-    Column("first hour\n\\[UTC]", end("start"), 0, right=False),
-    Column("last hour\n\\[UTC]", end("end"), 0, right=False),
-    Column("step\n\\[h]", step, 0),
+THERE, LACKS, REST, VALUES = (
+    "What is there",
+    "What is missing or wrong",
+    "Where it is from, and the rest",
+    "Values, of the first channel",
 )
 
-SEEN_BY = (
-    Column("satellites", seen_by, 0, right=False, wraps=True),
-    Column("size", lambda track: words.size(track["bytes"]), 0),
+NAMED = (Column("season", season, THERE, right=False),)
+
+ENDS = (
+    Column("first hour\n\\[UTC]", end("start"), THERE, right=False),
+    Column("last hour\n\\[UTC]", end("end"), THERE, right=False),
 )
 
 TIMES = (
-    Column("gaps", listed("gaps"), 1),
-    Column("hours\nmissing", hours, 1),
+    Column("step\n\\[h]", step, LACKS),
+    Column("gaps", listed("gaps"), LACKS),
+    Column("hours\nmissing", hours, LACKS, quiet=True),
 )
 
 WORTH = (
-    Column("partly\nmissing", count("frames_with_missing_pixels"), 1),
-    Column("too much\nmissing", count("too_many_missing"), 1),
-    Column("blank", count("blank"), 1),
+    Column("partly\nmissing", count("frames_with_missing_pixels"), LACKS, quiet=True),
+    Column("too much\nmissing", count("too_many_missing"), LACKS, quiet=True),
+    Column("blank", count("blank"), LACKS, quiet=True),
+)
+
+SEEN_BY = (
+    Column("satellites", seen_by, REST, right=False, wraps=True),
+    Column("size", lambda track: words.size(track["bytes"]), REST),
 )
 
 TABLES = (
-    Column("frames\nwithout\nbest track", count("frames_without_best_track"), 2),
-    Column("rows\nwithout\nframe", count("best_track_rows_without_frame"), 2),
+    Column("frames\nwithout\nbest track", count("frames_without_best_track"), REST, quiet=True),
+    Column(
+        "best track\nrows without\nframe", count("best_track_rows_without_frame"), REST, quiet=True
+    ),
 )
 
 TREE = (
     *NAMED,
-    Column("frames", count("frames"), 0),
-    Column("shape", frame_shape, 2),
+    Column("frames", count("frames"), THERE),
+    Column("triplets", count("triplets"), THERE),
     *ENDS,
-    *SEEN_BY,
     *TIMES,
     *WORTH,
-    Column("un-\nreadable", count("unreadable"), 1),
-    Column("other\nshape", count("other_shapes"), 1),
-    Column("twice", count("duplicates"), 1),
+    Column("un-\nreadable", count("unreadable"), LACKS, quiet=True),
+    Column("other\nshape", count("other_shapes"), LACKS, quiet=True),
+    Column("twice", count("duplicates"), LACKS, quiet=True),
+    *SEEN_BY,
+    Column("shape", frame_shape, REST),
     *TABLES,
-    Column("triplets", count("triplets"), 2),
 )
 
 TREE_QUICK = (
     *NAMED,
-    Column("files", count("files"), 0),
+    Column("files", count("files"), THERE),
+    Column("triplets\nat most", count("triplets_at_most"), THERE),
     *ENDS,
-    *SEEN_BY,
     *TIMES,
-    Column("small\nfiles", count("small_files"), 1),
-    Column("twice", count("duplicates"), 1),
+    Column("small\nfiles", count("small_files"), LACKS, quiet=True),
+    Column("twice", count("duplicates"), LACKS, quiet=True),
+    *SEEN_BY,
     *TABLES,
-    Column("triplets\nat most", count("triplets_at_most"), 2),
 )
 
 STORE = (
-    Column("frames", count("frames"), 0),
-    Column("shape", frame_shape, 1),
+    Column("frames", count("frames"), THERE),
+    Column("triplets", count("triplets"), THERE),
     *ENDS,
-    *SEEN_BY,
     *TIMES,
     *WORTH,
-    Column("missing\nin all", mean_share, 1),
-    Column("triplets", count("triplets"), 1),
-    Column("min", lambda track: first(track, "min"), 2),
-    Column("max", lambda track: first(track, "max"), 2),
-    Column("mean", lambda track: first(track, "mean"), 2),
-    Column("std", lambda track: first(track, "std"), 2),
+    Column("missing\nin all", mean_share, LACKS),
+    *SEEN_BY,
+    Column("shape", frame_shape, REST),
     *TABLES,
+    Column("min", lambda track: first(track, "min"), VALUES),
+    Column("max", lambda track: first(track, "max"), VALUES),
+    Column("mean", lambda track: first(track, "mean"), VALUES),
+    Column("std", lambda track: first(track, "std"), VALUES),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.inspecting import timeline
+from pipeline.reporting.words import size
 
 NOT_KNOWN = "?"
 LONGEST = 60  # characters of an attribute or a name
@@ -128,7 +129,7 @@ def worth(image: Facts, settings: Facts) -> Rows:
     between = f"{stored[0]:.2f} to {stored[1]:.2f} {units}" if stored[0] is not None else "none"
     told = (("below", image["below_range"]), ("above", image["above_range"]),
             ("no number", image["not_a_number"]))  # fmt: skip
-    kinds = ", ".join(f"{count} {what}" for what, count in told if count)
+    kinds = ", ".join(f"{number(count)} {what}" for what, count in told if count)
     missing = f"{number(image['missing'])} of {number(image['pixels'])} pixels"
     if image["missing"]:
         missing += f", {100 * image['missing_fraction']:.3g} % ({kinds})"
@@ -164,17 +165,6 @@ def gaps(total: Facts) -> str:
     if not total["gaps"]:
         return "none"
     return f"{number(total['gaps'])}; {counted(total['hours_missing'], 'hour')} without a frame"
-
-
-def size(count: float) -> str:
-    """Bytes for a person, in powers of a thousand."""
-    if count < 1000:
-        return f"{count} B"
-    for unit in ("kB", "MB"):
-        count /= 1000
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-    return f"{count / 1000:,.3g} GB" if count < 1e6 else f"{count / 1000:,.0f} GB"
 
 
 def hour(text: str) -> str:

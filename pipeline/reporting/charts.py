@@ -16,7 +16,7 @@ from typing import Literal
 Number = float | None
 HOUR, DAY = 3600, 86400  # seconds
 LARGE, SMALL = (500, 300), (300, 190)  # width, height in SVG units; about CSS pixels
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 66, 14, 12, 46
 PLAIN = 0  # the style of what was observed, or of a line that is alone; methods follow
 STYLES = (  # dash, marker; the colour is the CSS class line-0, line-1 ...
     ("", ""),
@@ -36,6 +36,7 @@ MARKERS = {  # about (0, 0), to be filled
     "plus": "M-1,-3.4H1V-1H3.4V1H1V3.4H-1V1H-3.4V-1H-1Z",
 }
 ALL_MARKED, MARKED = 40, 10  # up to so many points each has a marker; of more, about so many
+FEW = 5  # points: where they lie is shown of a line without markers, too
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 MINUS = "\N{MINUS SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -61,6 +62,7 @@ class Axis:
     reverse: bool = False
     low: Number = None
     high: Number = None
+    whole: bool = False  # of what is counted: no marks between whole numbers
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Scale:
             return time_ticks(self.low, self.high, most)
         if self.axis.kind == "log":
             return log_ticks(self.low, self.high, most)
-        return linear_ticks(self.low, self.high, most)
+        return linear_ticks(self.low, self.high, most, least=1.0 if self.axis.whole else 0.0)
 
 
 def chart(
@@ -181,7 +183,8 @@ def curve(line: Line, across: Scale, up: Scale) -> str:
     alone = [part[0] for part in drawn if len(part) == 1]
     every = 1 if len(points) <= ALL_MARKED else math.ceil(len(points) / MARKED)
     # Shifted, so that markers of lines close to each other do not hide one another.
-    marked = points[(number * every // len(STYLES)) % every :: every] if marker else alone
+    has_markers = marker or len(points) <= FEW
+    marked = points[(number * every // len(STYLES)) % every :: every] if has_markers else alone
     shape = MARKERS[marker or "circle"]
     for a, b in dict.fromkeys([*marked, *alone]):
         made += f'<path d="{shape}" transform="translate({a:.1f},{b:.1f})"/>'
@@ -210,14 +213,14 @@ def grid(across: Scale, up: Scale, size: tuple[int, int]) -> Iterator[str]:
     middle, height = (LEFT + right) / 2, (TOP + bottom) / 2
     yield f'<text class="middle" x="{middle}" y="{size[1] - 9}">{escape(across.axis.label)}</text>'
     yield (
-        f'<text class="middle" transform="translate(13,{height}) rotate(-90)">'
+        f'<text class="middle" transform="translate(11,{height}) rotate(-90)">'
         f"{escape(up.axis.label)}</text>"
     )
 
 
-def linear_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """Multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / most
+def linear_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[tuple[float, str]]:
+    """Multiples of 1, 2 or 5 times a power of ten, at least so far apart."""
+    rough = max((high - low) / most, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
     places = max(0, -math.floor(math.log10(step) + 1e-9))

@@ -35,12 +35,8 @@ def render(material: Material) -> str:
     environment = pages.environment(trimmed=False)
     source = environment.loader
     assert source is not None
-    css, script = (
-        Markup(source.get_source(environment, f"report.{kind}")[0]) for kind in ("css", "js")
-    )
-    return environment.get_template("report.html").render(
-        css=css, script=script, **context(material)
-    )
+    script = Markup(source.get_source(environment, "report.js")[0])
+    return environment.get_template("report.html").render(script=script, **context(material))
 
 
 def context(m: Material) -> dict[str, Any]:
@@ -98,9 +94,12 @@ def facts(m: Material) -> dict[str, list[tuple[str, str]]]:
         ("page", m.software),
         *((name.replace("_", " "), str(value)) for name, value in m.about.items() if value),
         ("checkpoint", f"{s['checkpoint']}, epoch {s['epoch']}"),
-        ("trained on conversion", s["trained_manifest_hash"]),
-        ("scored on conversion", s["manifest_hash"]),
     ]
+    trained, scored = s["trained_manifest_hash"], s["manifest_hash"]
+    if trained == scored:
+        software += [("trained and scored on conversion", scored)]
+    else:
+        software += [("trained on conversion", trained), ("scored on conversion", scored)]
     data = [
         (name.replace("_", " "), str(m.attrs[name])) for name in OF_THE_DATA if m.attrs.get(name)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -139,35 +140,53 @@ def training(m: Material) -> dict[str, Any]:
                     y.append(value)
         return found
 
-    steps = Axis("training steps")
+    every = [line["step"] for line in m.log]
+    # from the first step, unless what is logged goes on from another training
+    begin = 0.0 if every and (min(every) <= max(every) / 2 or len(set(every)) == 1) else None
+    steps = Axis("training steps", low=begin, whole=True)
     unit = m.scores["units"]["rmse"]
     shown = []
     validation = {r: v for r, v in series("validation/rmse_").items() if r in m.rows}
     if validation:
         epoch = m.scores["epoch"]
         used = [n["step"] for n in m.log if n["epoch"] == epoch and f"validation/rmse_{MODEL}" in n]
+        alone = all(len(x) == 1 for x, _ in validation.values())
         lines = [Line(m.label(r), x, y, m.style(r)) for r, (x, y) in validation.items()]
-        marks = [Mark(used[0], charts.PLAIN)] if used else []
+        if alone and begin is not None:  # baselines learn nothing: level from the first step on
+            lines = [
+                line
+                if line.style == m.style(MODEL)
+                else replace(line, x=[begin, *line.x], y=[*line.y, *line.y])
+                for line in lines
+            ]
+        marks = [Mark(used[0], charts.PLAIN)] if used and not alone else []
         few = "windows" if m.forecast else "crops"
-        note = f"On a few fixed {few} of the eval tracks, so not the RMSE of the tables above." + (
-            f" The vertical line is epoch {epoch}, which is scored here." if used else ""
-        )
+        note = f"On a few fixed {few} of the eval tracks, so not the RMSE of the tables above."
+        if alone:
+            note += " There was one validation only, and so there is no curve."
+        elif used:
+            note += f" The vertical line is epoch {epoch}, which is scored here."
         shown.append(plot("Validation", lines, steps, Axis(head("rmse", unit)), marks, note))
     rates = series("lr/")
-    if rates:
+    if any(len(x) > 1 for x, _ in rates.values()):
         lines = [Line(p, x, y, n) for n, (p, (x, y)) in enumerate(rates.items(), 1)]
         shown.append(plot("Learning rate", lines, steps, Axis("learning rate", "log")))
+    of_losses = series("loss/")
+    logits = any(name.startswith(OF_LOGITS) for name in of_losses)
+    once = [(name, y[0]) for name, (x, y) in of_losses.items() if len(x) == 1]
     losses = [
         plot(name, [Line(name, x, y, charts.PLAIN)], steps, Axis(of_loss(name)), small=True)
-        for name, (x, y) in series("loss/").items()
+        for name, (x, y) in of_losses.items()
+        if len(x) > 1
     ]
     return {
         "scores": shown,
         "losses": losses,
+        "once": ", ".join(f"{name} {charts.signed(f'{value:.4g}')}" for name, value in once),
         "note": "Means between two lines of the log, each in its own scale, dimensionless: losses "
         "are of normalised values. "
         + LOGITS
-        * any(plotted["title"].startswith(OF_LOGITS) for plotted in losses)
+        * logits
         + "Adversarial losses tell whether two players are in balance, not whether pictures get "
         "better." * (not m.forecast),
     }
@@ -304,7 +323,7 @@ def spectra(m: Material, c: Mapping[str, Any]) -> dict[str, Any]:
     known = {row: value for row, value in found.items() if value is not None and value > 0}
     marks = [Mark(value, m.style(row)) for row, value in known.items()]
     told = ", ".join(
-        f"{r} {written(v, c['units'])} {unit_name(c['units'])}" for r, v in known.items()
+        f"{m.label(r)} {written(v, c['units'])} {unit_name(c['units'])}" for r, v in known.items()
     )
     wavelength, truth = c["wavelength"], c["truth"]
     shares = {

@@ -60,7 +60,7 @@ def summary(m: Material) -> dict[str, Any]:
         notes.append(
             f"The checkpoint was chosen by its RMSE on {which}, which flatters it a little. To "
             "quote a figure, set test tracks aside that training has not looked at, and take "
-            "those: cli evaluate RUN --on test, then cli report RUN --on test."
+            "those: `cli evaluate RUN --on test`, then `cli report RUN --on test`."
         )
     verdicts = [verdict(m, row) for row in m.rows if row != MODEL]
     return {"what": what, "verdicts": verdicts, "notes": notes}

@@ -74,7 +74,7 @@ MEANINGS = {
     "in the truth",
     "tof": "how far the motion between consecutive frames is from the truth's",
     "temporal_std_ratio": "variation in time over three consecutive frames, divided by the "
-    "truth's; above 1 flickers, below 1 is sluggish; undefined without three such frames",
+    "truth's; above 1 flickers, below 1 is sluggish",
     "cold_area_error_208": "share of a frame that is colder, against the truth's",
     "cold_area_error_220": "share of a frame that is colder, against the truth's",
     "cold_area_error_235": "share of a frame that is colder, against the truth's",
@@ -92,6 +92,16 @@ MEANINGS = {
 BY_INTENSITY = {
     "csi_": "of all pixels with that much rain in either, the share that has it in both",
     "fss_": "whether as much of each small neighbourhood has that much rain; 1 is equal",
+}
+# What a score is undefined without, by how its name begins.
+NEEDED = {
+    "temporal_std_ratio": "three consecutive frames",
+    "tof": "two consecutive frames",
+    "log_spectral_distance": "an image without a missing pixel",
+    "effective_resolution": "an image without a missing pixel",
+    "ssim": "a neighbourhood without a missing pixel",
+    "csi_": "a pixel of that kind, in the truth or in an answer",
+    "fss_": "a pixel of that kind, in the truth or in an answer",
 }
 TOO_MUCH = {"K": ("warm", "cold"), "mm": ("wet", "dry")}  # above the truth, below it; by unit
 METHODS = {
@@ -228,6 +238,8 @@ def meanings(m: Material) -> list[dict[str, str]]:
         text = s["long_names"][name]
         if told := meaning(m, name):
             text += f": {told}"
+        if (without := needed(name)) and any(s[row][name] is None for row in m.rows):
+            text += f"; undefined here, as it needs {without}"
         made.append(
             {
                 "head": head(name, s["units"][name]),
@@ -246,3 +258,8 @@ def meaning(m: Material, name: str) -> str:
     if intensity in m.scores.get("thresholds", {}):
         return BY_INTENSITY.get(f"{begin}_", "")
     return MEANINGS.get(name, "")
+
+
+def needed(name: str) -> str:
+    """What a score is undefined without; empty where that is not known."""
+    return next((what for begin, what in NEEDED.items() if name.startswith(begin)), "")

@@ -102,6 +102,15 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def size(count: float) -> str:
+    """Bytes, in powers of a thousand, as disks and GPUs are sold."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:  # rounds to three digits
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+
+
 def listed(ids: Sequence[str], most: int = 12) -> str:
     if len(ids) > most:
         return f"{', '.join(ids[:most])} and {len(ids) - most} more"

@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from pipeline.errors import UsageError, UserError
+from pipeline.sources import filelist
 from pipeline.sources.grids import Grid
 from pipeline.sources.options import NONE, WORDS, Options
 
 FORMATS = ("digital_typhoon", "netcdf", "png", "moving_mnist")  # tried in this order
+
+
+HINTS = {  # by endings: the way out where no file of a form that is read was found
+    (".gz", ".bz2", ".xz", ".zst", ".z", ".7z", ".rar"): "unpack what is packed first",
+    (".part", ".crdownload", ".download", ".aria2", ".tmp"): "a download is not finished",
+    (".h5", ".hdf5", ".he5"): "NetCDF that is called otherwise must end in .nc",
+    ("",): "NetCDF that is called otherwise must end in .nc",
+    (".csv",): "tables alone are no frames: give the folder that holds image/ beside metadata/",
+}
 
 
 class FrameError(UserError):
@@ -89,6 +99,7 @@ class Format(Protocol):
     """What every module in FORMATS offers."""
 
     OPTIONS: frozenset[str]  # those of Options that it understands
+    ENDINGS: tuple[str, ...]  # of names of files that it reads
 
     def recognises(self, path: Path) -> bool: ...
     def scan(self, path: Path, options: Options) -> Release: ...
@@ -141,9 +152,26 @@ def scan(path: Path, options: Options = NONE) -> Release:
         source = find(name)
         if unknown := [WORDS[o] for o in options.given() if o not in source.OPTIONS]:
             raise UsageError(f"{path}: is read as {name}, which has no {' and no '.join(unknown)}")
-        return source.scan(path, options)
+        release = source.scan(path, options)
+        others = filelist.others(path, source.ENDINGS) if path.is_dir() else []
+        if not others:
+            return release
+        note = f"{path} is read as {name}; not of that form, left out: {filelist.counted(others)}"
+        return replace(release, notes=(*release.notes, note))
     raise UserError(
         f"{path}: no raw frames found; expected H5 files named like 2021071900-202107-HMW8-1.h5 "
         "in it or in its image/ folder, NetCDF files, or folders of frame_001.png, or digits as in "
-        "t10k-images-idx3-ubyte.gz"
+        f"t10k-images-idx3-ubyte.gz; {what_is(path)}"
     )
+
+
+def what_is(path: Path) -> str:
+    """What lies at a path where nothing is recognised, for a sentence, with the way out if any."""
+    names = [file.name for file in filelist.below(path)] if path.is_dir() else [path.name]
+    endings = {Path(name).suffix.lower() for name in names}
+    hint = next((hint for of, hint in HINTS.items() if endings.intersection(of)), "")
+    if path.is_file():
+        return hint or f"it is a file {path.suffix or 'without an ending'}"
+    if not names:
+        return "the folder is empty, or all in it is hidden"
+    return f"it holds {filelist.counted(names)}" + (f": {hint}" if hint else "")

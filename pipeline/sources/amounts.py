@@ -18,6 +18,7 @@ RAIN = re.compile(
     re.IGNORECASE,
 )
 NO_RAIN = re.compile(r"type|probab|fraction|duration|precipitable|flag|height|quality", re.I)
+ECMWF_RAIN = ("142", "143", "144", "228")  # of ECMWF's table 128, where CDO gives no name: var228
 MILLIMETRES = {  # in one unit of depth
     "m": 1000.0,
     "metre": 1000.0,
@@ -92,8 +93,8 @@ def meaning(
     monthly = times == "monthly"
     told = (units or str(attrs.get("units", ""))).strip()
     words = [name, *(str(attrs.get(key, "")) for key in ("standard_name", "long_name"))]
-    is_rain = any(RAIN.search(w) for w in words) and not any(NO_RAIN.search(w) for w in words)
-    if not is_rain:
+    named = any(RAIN.search(w) for w in words) and not any(NO_RAIN.search(w) for w in words)
+    if not named and not of_code(attrs):
         return Meaning("state", told)
     plain = re.sub(r"\*\*|\^", "", told).lower()
     plain = re.sub(r"\s+", " ", plain)
@@ -118,6 +119,13 @@ def meaning(
     raise UserError(
         f"{where}: {name} has units {told!r}; {EXPECTED}; say with --units what its values are"
     )
+
+
+def of_code(attrs: Mapping[str, Any]) -> bool:
+    """Whether a variable is ECMWF's rain by the number it had in GRIB, as CDO keeps it."""
+    number, _, table = str(attrs.get("param", "")).partition(".")
+    number, table = str(attrs.get("code", number)), str(attrs.get("table", table))
+    return table == "128" and number in ECMWF_RAIN
 
 
 def of_ecmwf(attrs: Mapping[str, Any], file: Mapping[str, Any]) -> bool:

@@ -26,14 +26,15 @@ from typing import IO, Any, NoReturn, cast
 
 from pipeline.errors import UsageError, UserError
 from pipeline.progress import progress, say
-from pipeline.sources import FrameError, RawFrame, RawTrack
+from pipeline.sources import FrameError, RawFrame, RawTrack, filelist
 
 NAME = re.compile(
     r"(?P<stem>.+\.(?:tar\.gz|tgz|tar))(?P<part>[-._]?\d+|[-_]?[a-z]{2,3})?",
     re.ASCII | re.IGNORECASE,
 )
 RAW = (".h5", ".nc", ".nc4", ".png", ".json.gz")  # a folder with such files is no mere download
-TABLES = re.compile(r"(\d{6}\.csv|aux_data\.csv|metadata\.json)", re.ASCII)
+TABLES = re.compile(r"(\d{6}\.csv|aux_data\.csv|metadata\.json)", re.ASCII | re.IGNORECASE)
+SUMS = (".md5", ".sha1", ".sha256", ".sha512", ".asc", ".sig", ".txt")  # beside what they are of
 GZIP = b"\x1f\x8b"
 SPACING = 32 << 20  # unpacked bytes between two places where reading can begin; each takes 32 KiB
 LARGEST = 256 << 20  # bytes of one member; an image has 2 MiB at most
@@ -66,6 +67,7 @@ class Listing:
     images: dict[Path, Member]  # by archive/name, in the archive's order
     tables: Path | None  # a folder with its best track as a tree has it; None: it holds none
     problems: tuple[str, ...]
+    held: str = ""  # what else, by endings, for a sentence
 
 
 def is_archive(path: Path) -> bool:
@@ -92,6 +94,7 @@ def one_source(paths: Sequence[Path]) -> Path:
     UsageError for anything else.
     """
     paths = list(dict.fromkeys(paths))
+    paths = [path for path in paths if path.suffix.lower() not in SUMS] or paths
     if not paths:
         raise UsageError("no source: give a folder, a file, or the first part of an archive")
     if len(paths) == 1:
@@ -120,7 +123,10 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     found = [(file, NAME.fullmatch(file.name)) for file in names_at(path)]
     stems = sorted({match["stem"] for _, match in found if match})
     if len(stems) != 1:
-        raise UserError(f"{path}: holds the archives {', '.join(stems)}; name one of them")
+        raise UserError(
+            f"{path}: holds the archives {', '.join(stems)}; name one of them, "
+            "or unpack them into one folder and give that"
+        )
     folder = path if path.is_dir() else path.parent
     beside = {file: NAME.fullmatch(file.name) for file in folder.iterdir() if file.is_file()}
     family = {f: m["part"] or "" for f, m in beside.items() if m and m["stem"] == stems[0]}
@@ -258,14 +264,17 @@ def looked_through(parts: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> L
                 told = 0
                 images, tables, problems = [], None, []
                 trees = set()
+                others: list[str] = []
                 for member in members(stream, chain):
                     advance(chain.tell() // MiB - told)
                     told = chain.tell() // MiB
                     name = PurePosixPath(member.name)
                     is_table = TABLES.fullmatch(name.name) and member.size <= LARGEST
-                    if not name.name.endswith(".h5") and not is_table:
+                    if filelist.is_litter(member.name):
                         continue
-                    if name.name.startswith("."):  # ._x: left by macOS
+                    if not name.name.lower().endswith(".h5") and not is_table:
+                        if member.isreg():
+                            others.append(name.name)
                         continue
                     if told_of := unfit(member, name):
                         problems.append(f"{parts[0] / name.as_posix().lstrip('/')}: {told_of}")
@@ -287,7 +296,7 @@ def looked_through(parts: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> L
         )
     below_image = [(name, at) for name, at in images if "image" in name.parts[:-1]]
     found = {parts[0] / name: at for name, at in below_image or images}
-    return Listing(found, tables, tuple(problems))
+    return Listing(found, tables, tuple(problems), filelist.counted(others))
 
 
 def gunzip(chain: Parts, named: Path, index: Path | None = None) -> Any:
@@ -373,7 +382,7 @@ def mtime_ns(member: tarfile.TarInfo) -> int:
 
 def is_beside_image(name: PurePosixPath) -> bool:
     """Whether a table lies in metadata/, which lies beside image/."""
-    return name.parent.name == "metadata"
+    return name.parent.name.lower() == "metadata"
 
 
 def put_table(folder: Path, name: PurePosixPath, stream: Onward, member: tarfile.TarInfo) -> Path:
@@ -387,6 +396,16 @@ def put_table(folder: Path, name: PurePosixPath, stream: Onward, member: tarfile
     stream.seek(member.offset_data)
     (place / name.name).write_bytes(stream.read(member.size))
     return tree
+
+
+def holds(path: Path) -> str:
+    """What is in an archive without an image, for a sentence, and the way out."""
+    listing = listed(path)
+    if listing.held:
+        return f"it holds {listing.held}: unpack it, and give the folder"
+    if listing.tables:
+        return "it holds best-track tables: give the archive that holds image/"
+    return "it is empty: download it again"
 
 
 def home_of_tables(path: Path) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,10 +35,11 @@ from pipeline.sources import (
 from pipeline.sources.options import NONE, Options
 
 OPTIONS = frozenset({"variables", "basin"})
+ENDINGS = (".h5", ".tar", ".tgz", ".tar.gz")
 
 # by typhoon, and by UTC hour and channel
 Claims = Mapping[str, Mapping[tuple[np.datetime64, int], list[RawFrame]]]
-FILE_NAME = re.compile(r"((?:19|20)\d{8})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.h5", re.ASCII)
+FILE_NAME = re.compile(r"((?:19|20)\d{8})-(\d{6})-([A-Za-z0-9]+)-(\d+)\.(?i:h5)", re.ASCII)
 DATASET_NAMES = ("Infrared", "infrared", "Data")  # V1 and V2, older copies, V3
 HEMISPHERES = {"WP": "north", "AU": "south"}  # by the release's basins
 KELVIN = re.compile(r"(degrees? )?k(elvins?)?\b", re.IGNORECASE)  # "K (kelvin)" in the release
@@ -138,12 +140,12 @@ def h5_files(path: Path) -> Iterator[Path]:
     Of a JSON list, those that it names.
     """
     if filelist.is_list(path):
-        yield from (file for file in filelist.listed(path) if file.name.endswith(".h5"))
+        yield from filelist.files(path, (".h5",))
     elif path.is_file():
         yield path
     else:
         root = path / "image" if (path / "image").is_dir() else path
-        yield from (file for file in filelist.below(root, (".h5",)) if file.name.endswith(".h5"))
+        yield from filelist.below(root, (".h5",))
 
 
 def scan(path: Path, options: Options = NONE) -> Release:
@@ -165,6 +167,8 @@ def scan(path: Path, options: Options = NONE) -> Release:
     if not claims:
         of = f" of the basin {options.basin}" if options.basin else ""
         told = problems[0] if problems else f"there is none{of}"
+        if not problems and not of and archive.is_archive(path):
+            told += f"; {archive.holds(path)}"
         raise UserError(f"{path}: no usable H5 file; {told}")
     return release_of(path, claims, problems, options)
 
@@ -254,15 +258,20 @@ def release_of(
     if absent := [CHANNELS[number].name for number in numbers if number not in there]:
         raise UserError(f"{path}: has no file of the channel {', '.join(absent)}")
     tracks = []
+    without = 0
+    beside: dict[Path, BestTracks] = {}
     for track in sorted(claims):
         firsts = {key: first for key, (first, *_) in sorted(claims[track].items())}
         frames = tuple(firsts.values()) if len(numbers) == 1 else together(firsts, numbers)
         rows = tables.rows(track)
-        trees = iter(of_channels(frames))
-        while rows is None and (tree := next(trees, None)):
-            of_tree = BestTracks(tree)
-            rows = of_tree.rows(track)
-            tables.problems += of_tree.problems
+        for tree in trees_of(frames) if rows is None else ():
+            if tree not in beside:
+                beside[tree] = BestTracks(tree)
+            rows = beside[tree].rows(track)
+            tables.problems += beside[tree].problems
+            if rows is not None:
+                break
+        without += rows is None
         tracks.append(joined(track, frames, rows, origin))
     if archive.is_archive(path):
         archive.say_how(path, tracks)
@@ -274,7 +283,7 @@ def release_of(
         channels=tuple(CHANNELS[number] for number in numbers),
         tracks=tuple(tracks),
         problems=(*problems, *dict.fromkeys(told)),
-        notes=tuple(lacking(tracks, numbers)),
+        notes=(*lacking(tracks, numbers), *unplaced(path, without, len(tracks))),
     )
 
 
@@ -320,10 +329,26 @@ def lacking(tracks: Sequence[RawTrack], numbers: Sequence[int]) -> Iterator[str]
         )
 
 
-def of_channels(frames: Sequence[RawFrame]) -> list[Path]:
-    """V3's trees that a track's files lie in, the first channel first."""
-    trees = {tree_of_v3(path.parent) for frame in frames for path in frame.paths}
-    return sorted((tree for tree in trees if tree), key=lambda tree: int(tree.parent.name))
+def unplaced(path: Path, without: int, of: int) -> Iterator[str]:
+    """What is said of typhoons that no table of the best track is there for."""
+    if without:
+        yield (
+            f"{path}: no best track for {without} of {of} typhoons: no usable metadata/<id>.csv "
+            "beside image/ nor up to two folders above; their positions and pressures are missing"
+        )
+
+
+def trees_of(frames: Sequence[RawFrame]) -> list[Path]:
+    """The trees that a track's files lie in: V3's, the first channel first; else what holds image/.
+
+    So a tree is complete, too, which lies somewhere below the folder that was given.
+    """
+    folders = {path.parent for frame in frames for path in frame.paths}
+    if of_v3 := {tree for tree in map(tree_of_v3, folders) if tree}:
+        return sorted(of_v3, key=lambda tree: int(tree.parent.name))
+    homes = ((one, *one.parents) for one in folders)
+    images = (next((o for o in of if o.name.lower() == "image"), None) for of in homes)
+    return sorted({image.parent for image in images if image})
 
 
 @lru_cache(maxsize=4096)
@@ -398,6 +423,16 @@ def homes(path: Path) -> list[Path]:
     return [path, *list(path.parents)[: 3 if path.is_file() else 2]]
 
 
+def folder_of_tables(home: Path) -> Path | None:
+    """metadata/ in a folder, or METADATA/ as some have unpacked it."""
+    if (home / "metadata").is_dir():
+        return home / "metadata"
+    with suppress(OSError):  # a home above the source may be closed to us
+        called = (each for each in home.iterdir() if each.name.lower() == "metadata")
+        return next((each for each in called if each.is_dir()), None)
+    return None
+
+
 class BestTracks:
     """The best-track tables beside a tree: `metadata/<id>.csv`, or one `aux_data.csv` for all.
 
@@ -407,7 +442,9 @@ class BestTracks:
 
     def __init__(self, path: Path) -> None:
         places = homes(path)
-        self.folder = next((h / "metadata" for h in places if (h / "metadata").is_dir()), None)
+        folder = next(filter(None, map(folder_of_tables, places)), None)
+        files = sorted(folder.iterdir()) if folder else []  # 202107.CSV before the usual form
+        self.tables = {file.stem: file for file in files if file.suffix.lower() == ".csv"}
         tables = (h / name for h in places for name in ("aux_data.csv", "metadata/aux_data.csv"))
         self.table = next((t for t in tables if t.is_file()), None)
         self.problems: list[str] = []
@@ -415,7 +452,7 @@ class BestTracks:
 
     def rows(self, track: str) -> pd.DataFrame | None:
         """Best-track rows of one typhoon, indexed by UTC hour; None where there are none."""
-        if self.folder and (file := self.folder / f"{track}.csv").is_file():
+        if file := self.tables.get(track):
             return self.parsed(file, self.read(file))
         if self.table is None:
             return None

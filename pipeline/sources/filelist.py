@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
 
 from pipeline.errors import UserError
 
+LITTER = "__MACOSX"  # macOS's own folder in what it packs
+KNOWN = (  # endings of what lies beside data: nobody misses these in a store
+    *(".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".csv", ".tsv", ".json", ".jsonl", ".xml"),
+    *(".yaml", ".yml", ".toml", ".ini", ".cff", ".bib", ".log", ".py", ".ipynb", ".sh", ".bat"),
+    *(".idx", ".md5", ".sha1", ".sha256", ".sha512", ".asc", ".sig", ".db", ".lnk", ".url"),
+)
+PART = re.compile(r"[-._]?(\d+|[a-z]{2})$", re.ASCII)
 LONGEST_LIST = 256 << 20  # bytes; a larger JSON file is no list of files
 
 
@@ -30,8 +38,11 @@ def is_list(path: Path) -> bool:
     return path.suffix.lower() == ".json" and path.is_file()
 
 
-def below(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
-    """Every file below a folder with one of the endings, in no fixed order."""
+def below(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[Path]:
+    """Every file below a folder with one of the endings, in no fixed order.
+
+    But for what is hidden, or lies in a hidden folder, and macOS's litter.
+    """
     walked = set()
     for here, inside, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -39,9 +50,45 @@ def below(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
             inside.clear()
             continue
         walked.add(real)
+        inside[:] = [name for name in inside if not is_litter(name)]
         for name in names:
-            if name.lower().endswith(endings) and not name.startswith("."):  # ._x: left by macOS
+            if name.lower().endswith(endings) and not is_litter(name):
                 yield Path(here, name)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file's or folder's name, or any of a path with slashes, is hidden or macOS's own.
+
+    `._x` is what macOS leaves beside x.
+    """
+    parts = name.split("/")
+    return any(part == LITTER or (part.startswith(".") and part.strip(".")) for part in parts)
+
+
+def others(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    """Names of files below a folder that have none of the endings, in no fixed order.
+
+    But for what lies beside data, as a licence or a table does, and for what is in a Zarr store.
+    An ending may have the number of a part after it.
+    """
+    usual = (*endings, *KNOWN)
+    found = []
+    for file in below(folder):
+        name = file.name.lower()
+        if file.suffix and not (name.endswith(usual) or PART.sub("", name).endswith(endings)):
+            within = file.relative_to(folder).parts[:-1]
+            if not any(part.endswith(".zarr") for part in within):
+                found.append(file.name)
+    return found
+
+
+def counted(names: Iterable[str], most: int = 4) -> str:
+    """Names by their endings, for a sentence: 3 .grib, 1 .tif; "" for none."""
+    endings = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
+    ranked = sorted(endings.items(), key=lambda of: (-of[1], of[0]))
+    told = [f"{count} {ending}" for ending, count in ranked]
+    more = sum(count for _, count in ranked[most:])
+    return ", ".join(told[:most] + ([f"{more} more"] if more else []))
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

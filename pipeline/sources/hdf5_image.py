@@ -108,7 +108,13 @@ def with_image(path: Path, names: Sequence[str], use: Callable[[Image], T]) -> T
     except FileNotFoundError:
         raise FrameError(f"{path}: no such file") from None
     except DAMAGE as error:
-        raise FrameError(f"{path}: not a readable HDF5 image ({brief(error)})") from error
+        told = brief(error)
+        raise FrameError(f"{path}: not a readable HDF5 image ({told}){cut_off(told)}") from error
+
+
+def cut_off(told: str) -> str:
+    """The way out where HDF5 tells that a file ends too early; else ""."""
+    return "; it is cut off: download it again" if "truncated file" in told else ""
 
 
 def found(path: Path, file: h5f.FileID, names: Sequence[str]) -> Image:

@@ -32,7 +32,7 @@ from pipeline.sources import (
 )
 from pipeline.sources.amounts import Meaning
 from pipeline.sources.grids import Cut, Grid, Regridding
-from pipeline.sources.netcdf_axes import Axes, gridded, listed, no_grid, numbers
+from pipeline.sources.netcdf_axes import Axes, Timeless, gridded, listed, no_grid, numbers
 from pipeline.sources.netcdf_file import File, Where
 from pipeline.sources.netcdf_read import Field, Part, Reading
 from pipeline.sources.netcdf_steps import FEW, Steps, Times, moment
@@ -41,6 +41,7 @@ from pipeline.sources.options import NONE, WORDS, Options, said
 
 OPTIONS = frozenset(WORDS) - {"value_range"}
 MAX_MISSING = 1.0  # the sea of a land-only data set is missing in every frame
+ENDINGS = (*netcdf_file.INSIDE, ".zip")
 LONGEST_TEXT = 1000  # characters of an attribute that is passed on
 
 
@@ -92,7 +93,8 @@ class Header:
     windows: dict[str, Window] = field(default_factory=dict)
     levels: dict[str, tuple[float, ...]] = field(default_factory=dict)
     about: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # each variable's attributes
-    times: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) int64; none: not said
+    times: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) int64
+    untold: dict[str, tuple[int, str]] = field(default_factory=dict)  # steps without, and why
 
     @classmethod
     def of(cls, number: int, file: File, names: Sequence[str], options: Options) -> Header:
@@ -106,7 +108,10 @@ class Header:
             levels, places = of.levels(file, options.levels)
             header.levels[name] = levels
             header.windows[name] = Window(name, of.kinds, places, cut.rows, cut.columns)
-            header.times[name] = of.times(file)
+            try:
+                header.times[name] = of.times(file)
+            except Timeless as error:
+                header.untold[name] = of.count(file), str(error)
             header.about[name] = file.variables[name].attrs
             cells = len(cut.rows) * len(cut.columns) * max(1, len(levels))
             if 8 * cells > netcdf_file.LARGEST_FIELD:
@@ -124,6 +129,8 @@ class Scan:
     path: Path
     options: Options
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counted: str = ""  # how times were made where the files bear none
 
     def release(self) -> Release:
         where = self.places()
@@ -131,7 +138,7 @@ class Scan:
         if len(set(wanted)) < len(wanted):
             raise UsageError(f"--variable {','.join(wanted)}: names one of them twice")
         headers = self.headers(where, wanted)
-        self.date(headers)
+        self.date(headers, wanted)
         self.refuse_unlike(headers, wanted)
         steps = [self.steps(name, headers) for name in wanted]
         reading, grid = self.reading(headers, steps)
@@ -141,7 +148,7 @@ class Scan:
             raise UserError(f"{self.path}: no frame of {', '.join(wanted)}{why}")
         seconds = interval(steps)
         attrs = {**self.about(headers, reading, grid, steps), **place_attrs(grid)}
-        notes = [f"{s.times.name}: {s.converted()}" for s in steps if s.meaning.rain]
+        notes = [f"{s.times.name}: {s.converted()}" for s in steps if s.meaning.rain] + self.notes
         if "regridding" in attrs:
             notes.append(f"regridding: {attrs['regridding']}")
         return Release(
@@ -158,7 +165,10 @@ class Scan:
     def places(self) -> list[Where]:
         """Every file, and every member of a ZIP. Raises UserError where none can be used."""
         found = []
-        for path in filelist.files(self.path, netcdf_file.ENDINGS):
+        files = filelist.files(self.path, netcdf_file.ENDINGS)
+        if self.path.is_dir():  # where GRIB is what these were made of
+            files = [f for f in files if f.name.lower().endswith(ENDINGS)] or files
+        for path in files:
             try:
                 found += netcdf_file.members(path)
             except FrameError as error:
@@ -216,25 +226,49 @@ class Scan:
                 raise UserError(f"{self.path}: no usable file holds {name}{more}")
         return found
 
-    def date(self, headers: Sequence[Header]) -> None:
-        """Give a time to files that bear none: from their names, else by counting steps.
+    def date(self, headers: Sequence[Header], wanted: Sequence[str]) -> None:
+        """Give times to steps that bear none: from their files' names, else by counting.
 
-        Raises UserError where neither is possible.
+        Each variable's steps count on from file to file, in the order of their names. Raises
+        UsageError where neither is possible.
         """
         options = self.options
-        start = np.datetime64(options.start or "1970-01-01", "s").astype(np.int64)
-        undated = [h for h in headers if not all(len(t) for t in h.times.values())]
-        for position, header in enumerate(undated):
-            second = stretches.named(Path(header.where.member or header.where.path.name))
-            if options.step and (options.start or second is None):
-                second = int(start) + position * options.step
-            if second is None:
-                raise UserError(
-                    f"{header.where}: bears no time; expected a time coordinate or a date in the "
-                    "file's name, as tp_19500801.nc; or give --step 24h --start 2023-08-01 to "
-                    "count them in the order of their names"
-                )
-            header.times |= {n: np.array([second]) for n, t in header.times.items() if not len(t)}
+        asked, step = options.start or "1970-01-01", options.step
+        start = int(np.datetime64(asked, "s").astype(np.int64))
+        counted = 0
+        for name in wanted:
+            untold = [header for header in headers if name in header.untold]
+            alone = bool(options.start) and sum(h.untold[name][0] for h in untold) == 1
+            before = 0
+            for header in untold:
+                count, why = header.untold[name]
+                dated = stretches.named(Path(header.where.member or header.where.path.name))
+                if dated is not None and not options.start and (step or count == 1):
+                    times = dated + np.arange(count) * (step or 0)
+                elif step or alone:
+                    times = start + (before + np.arange(count)) * (step or 0)
+                    before += count
+                else:
+                    raise UsageError(self.undated(why, count, dated))
+                header.times[name] = times
+            counted += before
+        if counted:
+            every = f", every {said(step)}" if step else ""
+            self.counted = f"counted{every} from {asked} on, since the files do not say them"
+            self.notes.append(f"times are {self.counted}")
+        elif options.start:
+            self.notes.append(f"--start {asked} did not matter: the files bear times of their own")
+
+    def undated(self, why: str, count: int, dated: int | None) -> str:
+        """How the way out is told of steps without times."""
+        if count > 1 and dated is not None:
+            return f"{why}; give --step 1h to count them from the date in its name, {moment(dated)}"
+        if count > 1:
+            return f"{why}; give --start 2023-08-01 --step 1h to count them from there on"
+        return (
+            f"{why}; expected a time coordinate or a date in the file's name, as tp_19500801.nc; "
+            "or give --step 24h --start 2023-08-01 to count them in the order of their names"
+        )
 
     def refuse_unlike(self, headers: Sequence[Header], wanted: Sequence[str]) -> None:
         """Raises UserError for files of several grids or levels."""
@@ -364,13 +398,15 @@ class Scan:
 
     def label(self, meanings: Sequence[Meaning]) -> str:
         """What a frame's time is, in words."""
+        origin = self.counted or "as in the files"
         if over := self.options.accumulate:
             how = "sums" if all(m.rain for m in meanings) else "sums of rain, means of all else,"
-            return f"start of the interval: {how} over {said(over)} from each time on"
+            more = f"; times are {origin}" if self.counted else ""
+            return f"start of the interval: {how} over {said(over)} from each time on{more}"
         labels = sorted({m.label for m in meanings if m.label})
         if not labels:
-            return "as in the files"
-        return f"as in the files: for rain the {' or '.join(labels)} of its interval"
+            return origin
+        return f"{origin}: for rain the {' or '.join(labels)} of its interval"
 
     def tracks(
         self, frames: Sequence[RawFrame], grid: Grid, attrs: Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,23 @@ from pipeline.sources.options import Options
 
 LATITUDES = ("latitude", "lat")
 LONGITUDES = ("longitude", "lon")
+NORTH = ("degrees_n", "degree_n", "degreesn", "degreen")  # as CF spells them, and longer ones
+EAST = ("degrees_e", "degree_e", "degreese", "degreee")
+TIMES = (  # a dimension of such a name is time, though nothing says which
+    *("time", "times", "t", "nt", "ntime", "valid_time", "time_counter", "xtime", "date", "dates"),
+    *("datetime", "hour", "hours", "day", "days", "month", "months", "year", "years"),
+    *("step", "steps", "tstep", "record", "records", "frame", "frames"),
+)
 LEVELS = ("level", "lev", "plev", "pressure_level", "pressure", "isobaricinhpa")
 HECTOPASCAL = {"hpa": 1.0, "mb": 1.0, "mbar": 1.0, "millibar": 1.0, "millibars": 1.0, "pa": 0.01}
 KILOMETRES = {"km": 1.0, "m": 0.001}
 PROJECTION = ("projection_y_coordinate", "projection_x_coordinate")
 MARGIN = 1  # cells around a box that bilinear interpolation looks at
 LEVEL_DIGITS = 3  # 92500.001 Pa is 925 hPa
+
+
+class Timeless(UserError):
+    """A file does not say when its fields are of; a user may, who counts them."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,22 @@ class Axes:
     def of(cls, file: File, name: str) -> Axes:
         """Raises UserError for a variable that is not a field on a regular grid."""
         variable = file.variables[name]
+        sizes = dict(zip(variable.dims, variable.shape, strict=True))
+        known = {dim: kind_of(file, dim) for dim in variable.dims} | along_lead(file, sizes)
+        if "time" not in known.values():
+            unsaid = (dim for dim in sizes if not known[dim] and called_time(file, dim))
+            known |= dict.fromkeys(list(unsaid)[:1], "time")
         kinds = []
         for dim, length in zip(variable.dims, variable.shape, strict=True):
-            kind = kind_of(file, dim)
-            if not kind and length == 1:
-                kind = "one"
+            kind = known[dim] or ("one" if length == 1 else "")
             if not kind:
                 told = (
                     no_grid(file)
                     if not horizontal(file, variable)
                     else (
                         f"has the dimension {dim!r} of {length}, which is neither time, level, "
-                        "latitude nor longitude; choose one of them first, as with ncks -d"
+                        "latitude nor longitude: rename it to time if it is that, or choose one "
+                        f"of the {length}, as with xarray's isel({dim}=0)"
                     )
                 )
                 raise UserError(f"{file.where}: {name} {told}")
@@ -117,30 +132,76 @@ class Axes:
         chosen = wanted or tuple(have)
         return tuple(chosen), np.array([have.index(level) for level in chosen])
 
-    def times(self, file: File) -> np.ndarray:
-        """(n,) int64 seconds; empty where the file does not say. Raises UserError."""
+    def count(self, file: File) -> int:
+        """Time steps."""
         dim = self.dim("time")
+        return 1 if dim is None else file.variables[self.name].shape[self.dims.index(dim)]
+
+    def times(self, file: File) -> np.ndarray:
+        """(n,) int64 seconds. Raises Timeless where the file does not say them."""
+        dim = self.dim("time")
+        spare = {name for name, kind in zip(self.dims, self.kinds, strict=True) if kind == "one"}
         holders = [
             str(name)
             for name, variable in file.variables.items()
-            if variable.dims == ((dim,) if dim else ()) and " since " in units_of(variable)
+            if [d for d in variable.dims if d not in spare] == ([dim] if dim else [])
+            and tells_times(variable)
         ]
         names = [n for n in holders if n == "valid_time"] + [n for n in holders if n == dim]
         names += [n for n in holders if file.variables[n].attrs.get("standard_name") == "time"]
         names += [n for n in holders if n == "time"]
-        if not names and dim is None:
-            return np.empty(0, np.int64)
+        names += [n for n in holders if dim and dim in file.variables[n].dims]
         if not names:
-            raise UserError(
-                f"{file.where}: {self.name} has a dimension {dim!r} that bears no times"
-            )
+            raise Timeless(f"{file.where}: {self.name} {no_times(file, dim, self.count(file))}")
         try:
-            values = np.atleast_1d(netcdf_file.whole(file, names[0]))
+            values = np.ravel(netcdf_file.whole(file, names[0]))
             return stretches.times(values, file.variables[names[0]].attrs)
         except ValueError as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{file.where}: {error}") from None
+            raise Timeless(f"{file.where}: {error}") from None
+
+
+def no_times(file: File, dim: str | None, count: int) -> str:
+    """Why a variable's steps bear no times, for a sentence."""
+    if dim is None:
+        return "bears no time"
+    if dim in file.unfit:
+        return f"has {count} steps whose {dim!r} {file.unfit[dim]}"
+    if dim not in file.variables:
+        return f"has {count} steps, and nothing in the file says of which times"
+    units = units_of(file.variables[dim])
+    told = f"in units {units!r}" if units else "without units"
+    return f"has {count} steps whose {dim!r} is {told}, not such as 'hours since 1900-01-01'"
+
+
+def along_lead(file: File, sizes: Mapping[str, int]) -> dict[str, str]:
+    """What two dimensions are, of which one is a forecast's start and the other its lead.
+
+    As the CDS and cfgrib have them: valid_time(start, lead). One of them must be of length 1.
+    """
+    for variable in file.variables.values():
+        dims = variable.dims
+        if len(dims) > 1 and set(dims) <= set(sizes) and tells_times(variable):
+            long = [dim for dim in dims if sizes[dim] > 1]
+            if len(long) < 2:
+                return {dim: "time" if dim == (long or dims)[0] else "one" for dim in dims}
+    return {}
+
+
+def called_time(file: File, dim: str) -> bool:
+    """Whether a dimension that bears no times is one of time, by its name or attributes."""
+    attrs = file.variables[dim].attrs if dim in file.variables else {}
+    return (
+        dim.lower() in TIMES
+        or str(attrs.get("standard_name", "")).lower() == "time"
+        or str(attrs.get("axis", "")).upper() == "T"
+    )
+
+
+def tells_times(variable: Stored) -> bool:
+    units = units_of(variable)
+    return " since " in units or units.startswith(stretches.ABSOLUTE)
 
 
 def kind_of(file: File, dim: str) -> str:
@@ -150,15 +211,15 @@ def kind_of(file: File, dim: str) -> str:
     variable = file.variables.get(dim)
     if variable is None:
         others = [v for v in file.variables.values() if v.dims == (dim,)]
-        return "time" if any(" since " in units_of(v) for v in others) else ""
+        return "time" if any(map(tells_times, others)) else ""
     units, name = units_of(variable), str(variable.attrs.get("standard_name", "")).lower()
-    if name == "latitude" or dim.lower() in LATITUDES or units.startswith("degrees_north"):
+    if name == "latitude" or dim.lower() in LATITUDES or units.lower().startswith(NORTH):
         return "y"
-    if name == "longitude" or dim.lower() in LONGITUDES or units.startswith("degrees_east"):
+    if name == "longitude" or dim.lower() in LONGITUDES or units.lower().startswith(EAST):
         return "x"
     if name in PROJECTION:
         return "yx"[PROJECTION.index(name)]
-    if " since " in units:
+    if tells_times(variable):
         return "time"
     if dim.lower() in LEVELS or name == "air_pressure" or units.lower() in HECTOPASCAL:
         return "level"
@@ -196,7 +257,10 @@ def no_grid(file: File) -> str:
     told = next(
         (f"; {name!r} {why}" for name, why in file.unfit.items() if "numbers" not in why), ""
     )
-    return f"has no field with a latitude and a longitude; it holds {have}{told}"
+    return (
+        f"has no field with a latitude and a longitude; it holds {have}{told}; expected 1-D "
+        "coordinates called latitude and longitude, or in degrees_north and degrees_east"
+    )
 
 
 def coordinate(file: File, dim: str) -> np.ndarray:

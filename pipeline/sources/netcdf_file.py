@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from threading import RLock
@@ -25,11 +25,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.sources import FrameError, hdf5_image, netcdf_stored
+from pipeline.sources import FrameError, filelist, hdf5_image, netcdf_stored
 from pipeline.sources.netcdf_stored import INFLATION, SPARE, Content, Stored
 
-ENDINGS = (".nc", ".nc4", ".nc3", ".cdf", ".netcdf", ".zip", ".grib", ".grib2", ".grb", ".grb2")
 INSIDE = (".nc", ".nc4", ".nc3", ".cdf", ".netcdf")  # of a ZIP
+GRIB = (".grib", ".grib2", ".grb", ".grb2")
+ENDINGS = (*INSIDE, ".zip", *GRIB)
 LARGEST_SIDE = 65_536  # cells; a larger declared side is damage or malice, not a field
 LARGEST_FIELD = 1 << 30  # bytes of one time step as it is read
 MOST_UNPACKED = 32 << 30  # bytes of all members of a ZIP
@@ -109,6 +110,10 @@ class Kept:
 KEPT = Kept()
 
 
+PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"(\xb5/\xfd": "unzstd"}
+IS_GRIB = "which is not read: convert it with `cdo -f nc4 copy IN OUT.nc`, or download NetCDF"
+
+
 def members(path: Path) -> list[Where]:
     """The file, or the NetCDF files in it where it is a ZIP under whatever name.
 
@@ -116,10 +121,7 @@ def members(path: Path) -> list[Where]:
     """
     kind = signature(path)
     if kind == "GRIB":
-        raise FrameError(
-            f"{path}: is GRIB, which is not read; convert it first, as with "
-            "`cdo -f nc4 copy IN OUT.nc` or by asking for NetCDF"
-        )
+        raise FrameError(f"{path}: is GRIB, {IS_GRIB}")
     if kind != "ZIP":
         return [Where(path)]
     try:
@@ -128,7 +130,8 @@ def members(path: Path) -> list[Where]:
     except DAMAGE as error:
         if isinstance(error, FrameError):
             raise
-        raise FrameError(f"{path}: not a readable ZIP ({hdf5_image.brief(error)})") from None
+        told = hdf5_image.brief(error)
+        raise FrameError(f"{path}: not a readable ZIP ({told}); download it again") from None
 
 
 def signature(path: Path) -> str:
@@ -147,12 +150,22 @@ def signature(path: Path) -> str:
         return "ZIP"
     if first[:4] == b"CDF\x05":
         raise FrameError(f"{path}: is NetCDF of form CDF-5; expected another: nccopy -4 IN OUT.nc")
+    if not first:
+        raise FrameError(f"{path}: is empty; download it again")
+    if unpack := next((how for begin, how in PACKED.items() if first.startswith(begin)), ""):
+        raise FrameError(f"{path}: is packed; unpack it first, as with {unpack}")
+    if first.lstrip()[:1] == b"<":
+        raise FrameError(
+            f"{path}: is a web page or XML, not NetCDF, as a download without a login leaves it; "
+            "download it again"
+        )
     raise FrameError(f"{path}: not a NetCDF file (it begins with {first!r})")
 
 
 def inside(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The NetCDF files of a ZIP, by name. Raises FrameError for one that is not to be trusted."""
     found = [info for info in archive.infolist() if not info.is_dir()]
+    visible = [info.filename for info in found if not filelist.is_litter(info.filename)]
     for info in found:
         name = info.filename
         outside = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive
@@ -161,17 +174,24 @@ def inside(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         if info.flag_bits & 1:
             raise FrameError(f"{path}: a ZIP with a password; unpack it first")
     found = sorted(
-        (info for info in found if info.filename.lower().endswith(INSIDE)),
+        (i for i in found if i.filename in visible and i.filename.lower().endswith(INSIDE)),
         key=lambda info: info.filename,
     )
     if not found:
-        raise FrameError(f"{path}: a ZIP without a NetCDF file in it")
+        raise FrameError(f"{path}: a ZIP without a NetCDF file in it; {what_else(visible)}")
     if len({info.filename for info in found}) < len(found):
         raise FrameError(f"{path}: a ZIP with two members of one name; refused")
     size = sum(info.file_size for info in found)
     if size > MOST_UNPACKED or size > INFLATION * path.stat().st_size + SPARE:
         raise FrameError(f"{path}: a ZIP that claims to unpack to {size} bytes; refused")
     return found
+
+
+def what_else(names: Sequence[str]) -> str:
+    """What a ZIP holds that is no NetCDF, for a sentence, and the way out."""
+    if any(name.lower().endswith(GRIB) for name in names):
+        return f"it holds GRIB, {IS_GRIB}"
+    return f"it holds {filelist.counted(names) or 'nothing'}; unpack it and give the folder"
 
 
 def opened(where: Where, chunk_cache: int = FEW_CHUNKS) -> File:
@@ -229,7 +249,8 @@ def open_now(where: Where, stamp: tuple[int, int], chunk_cache: int) -> File:
         if isinstance(error, FrameError):
             raise
         told = hdf5_image.brief(error)
-        raise FrameError(f"{where}: not a readable NetCDF file ({told})") from None
+        cut = hdf5_image.cut_off(told)
+        raise FrameError(f"{where}: not a readable NetCDF file ({told}){cut}") from None
 
 
 def unpacked(where: Where) -> BinaryIO:

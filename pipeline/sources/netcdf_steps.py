@@ -50,9 +50,14 @@ class Times:
         one, two = (files[found.files[i]] for i in (at, at + 1))
         both = f"{one} and {two} both hold" if one != two else f"{one} holds twice"
         more = f" (and {len(again) - 1} more times)" if len(again) > 1 else ""
+        way_out = (
+            "move one away, or name the files in a JSON list"
+            if one != two
+            else "leave one out, as with xarray's drop_duplicates"
+        )
         raise UserError(
-            f"{both} {name} of {moment(found.seconds[at])}{more}; expected each time once: move "
-            "one away, or name the files in a JSON list"
+            f"{both} {name} of {moment(found.seconds[at])}{more}; expected each time once: "
+            f"{way_out}"
         )
 
     @cached_property

@@ -18,6 +18,7 @@ UNITS = re.compile(
 )
 SECONDS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hr": 3600}
 SECONDS |= {"hour": 3600, "d": 86400, "day": 86400}
+ABSOLUTE = "day as %Y%m%d.%f"  # CDO's absolute times
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "")
 SEASONS = ("DJF", "MAM", "JJA", "SON")
 DAY = 86400
@@ -36,6 +37,8 @@ def times(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
     if calendar not in CALENDARS:
         raise ValueError(f"its calendar is {calendar!r}; expected the standard one")
     units = str(attrs.get("units", ""))
+    if units == ABSOLUTE:
+        return absolute(values)
     match = UNITS.fullmatch(units)
     word = match[1].lower() if match else ""
     size = SECONDS.get(word, SECONDS.get(word.removesuffix("s")))
@@ -53,6 +56,17 @@ def times(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
         raise ValueError("a time is missing or absurd")
     whole = values.astype(np.int64) * size if values.dtype.kind in "iu" else np.rint(seconds)
     return since.astype("datetime64[s]").astype(np.int64) + whole.astype(np.int64)
+
+
+def absolute(values: np.ndarray) -> np.ndarray:
+    """(n,) int64 seconds since 1970 of days as 20230601.25; rounded to whole seconds."""
+    days = np.floor(values.astype(np.float64))
+    try:
+        since = np.array([f"{int(day) // 10000:04}-{int(day) // 100 % 100:02}-{int(day) % 100:02}"
+                          for day in days], "datetime64[s]")  # fmt: skip
+    except (ValueError, OverflowError):
+        raise ValueError(f"a time in {ABSOLUTE!r} is missing, or no date") from None
+    return since.astype(np.int64) + np.rint((values - days) * DAY).astype(np.int64)
 
 
 def named(path: Path) -> int | None:
