@@ -709,6 +709,7 @@ def test_a_killed_conversion_leaves_no_process_at_work(tmp_path, sign):
     assert contents(target) == contents(tmp_path / "a/S.zarr")
 
 
+@pytest.mark.slow
 def test_sigterm_to_all_processes_at_once_leaves_nothing_hidden(tmp_path):
     """As a batch system ends a job: the workers die first, and cannot tidy up."""
     root, target = tmp_path / "raw", tmp_path / "S.zarr"

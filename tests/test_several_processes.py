@@ -366,9 +366,9 @@ def position(run: Path) -> dict[str, Any]:
 def test_one_is_told_to_stop_and_all_do(
     data: Path, tmp_path: Path, start: Start, whole: Path, told: int
 ) -> None:
-    """In step 3 of one process; both notice it at the tenth, in the middle of an epoch."""
+    """In step 9 of one process; both notice it at the tenth, in the middle of an epoch."""
     run, asked = tmp_path / "run", of_model("srgan")
-    stop = at_step(3, "os.kill(os.getpid(), signal.SIGTERM)")
+    stop = at_step(9, "os.kill(os.getpid(), signal.SIGTERM)")
     both_done(start(words(data, run, asked), tmp_path / "first", before=by_rank(told, stop)))
     assert position(run)["step"] == train.AGREED_EVERY
     assert position(run)["batch"] % 4

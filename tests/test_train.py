@@ -187,6 +187,7 @@ def test_stopped_before_its_first_step_is_a_sentence(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of(*_: object) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # which would end this test
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(trainer.Trainer, "of", of)

@@ -284,4 +284,4 @@ def test_bad_schedules_are_refused(bad: str) -> None:
 
 def test_progress_tells_the_model_and_the_usual_baseline() -> None:
     scores = {"model": 0.12345, "bicubic": 0.2, "nearest": 0.3, "lanczos": 0.4}
-    assert train.told(scores) == "model 0.123, bicubic 0.200"
+    assert train.told(scores, " mm") == "model 0.123 mm, bicubic 0.200 mm"
