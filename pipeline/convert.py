@@ -21,7 +21,7 @@ from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
 from pipeline.inspecting.words import size
 from pipeline.progress import progress, say
-from pipeline.provenance import fingerprint, is_done, record_of, settings_of
+from pipeline.provenance import fingerprint, is_done, other_settings, record_of
 from pipeline.sources import RawFrame, RawTrack, Release
 from pipeline.workers import WorkerDied, for_each
 
@@ -251,14 +251,6 @@ def refuse_other_rights(target: Path, release: Release) -> None:
             f"{target}: holds tracks of other data ({told[0]}) than {release.path} ({told[1]}); "
             "convert into a store of its own"
         )
-
-
-def other_settings(target: Path, id: str, settings: ConvertSettings) -> str:
-    """How the settings that a track was converted with differ from these; "" if they do not."""
-    before, now = settings_of(target, id), settings.model_dump()
-    if before == now:
-        return ""
-    return f"{id} was converted with {before}, now asked for {now}"
 
 
 def remove_if_empty(target: Path) -> None:

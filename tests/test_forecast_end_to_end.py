@@ -20,7 +20,6 @@ from pipeline import settings as run_settings
 from pipeline import split as splitting
 from pipeline import train as training
 from pipeline.answers import Answers
-from pipeline.commands.tables import beside
 from pipeline.errors import UsageError, UserError
 from pipeline.sources.grids import Grid
 from pipeline.sources.options import Options
@@ -315,11 +314,6 @@ def test_the_commands_count_windows(home: Path, tmp_path: Path) -> None:
         "--pictures none"
     )
     assert "202103: 1 frame of 16x16, one every" in told
-
-
-def test_no_unit_is_said_of_numbers_without_one() -> None:
-    assert beside((-0.099, -0.2, 0.1), "1", 30).startswith("-0.099, with 95 %")
-    assert beside((-0.099, -0.2, 0.1), "K", 30).startswith("-0.099 K, with 95 %")
 
 
 def moved(folder: Path) -> Path:

@@ -127,7 +127,7 @@ def test_a_second_conversion_does_nothing_and_other_options_are_refused(made):
     assert again.reused == list(done.records)
     assert bytes_of(done.store) == before
     words = {"track_by": "day", "region": "5,6,49,50"}
-    with pytest.raises(UserError, match=r"was converted with .* now asked for"):
+    with pytest.raises(UserError, match=r"was converted with .* was .*, is now "):
         convert(home / "era5", done.store, words=words)
     assert bytes_of(done.store) == before
 

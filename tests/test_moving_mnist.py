@@ -115,7 +115,7 @@ def test_defaults_are_the_literature_s(tmp_path):
     assert (frames[0].part.reel.digits, frames[0].part.reel.clip_frames) == (2, 20)
     (channel,) = release.channels
     assert (channel.units, channel.valid_min, channel.valid_max) == ("1", 0, 1)
-    assert "312 MiB" in release.notes[0]
+    assert "328 MB" in release.notes[0]
 
 
 def test_the_draws_stay_the_same_in_all_versions(tmp_path):
@@ -337,7 +337,7 @@ def test_several_workers_write_the_same_bytes(made, tmp_path):
 
 def test_other_options_are_refused_in_the_same_store(made):
     home, done = made
-    with pytest.raises(UserError, match=r"was converted with .*'clips': 12.*add --replace"):
+    with pytest.raises(UserError, match=r"converted with .*--seed was .*, is now 1; .*--replace"):
         convert(home / "raw", done.store, clips=12, seed=1)
 
 

@@ -119,7 +119,9 @@ def test_settings_without_the_section_or_with_another_key(tmp_path: Path):
     with pytest.raises(UsageError, match="no section upstream"):
         plan.load(file)
     file.write_text(SETTINGS)
-    with pytest.raises(UsageError, match=r"unknown setting upstream\.seed; did you mean upstream\.seeds"):
+    with pytest.raises(
+        UsageError, match=r"unknown setting upstream\.seed; did you mean upstream\.seeds"
+    ):
         plan.load(file, ["upstream.seed=3"])
     with pytest.raises(UsageError, match="expected KEY=VALUE"):
         plan.load(file, ["upstream.seeds"])

@@ -592,7 +592,7 @@ def run(*words: object) -> tuple[int, str, str]:
 def test_the_command_tells_all_and_how_to_go_on(tiny, path):
     code, out, _ = run("verify", path, "--source", tiny.root, "--workers", 1)
     assert code == 0
-    assert re.search(r"2 tracks, 8 frames, 0.00 GiB read in .* \(.* GiB/s\)", out)
+    assert re.search(r"2 tracks, 8 frames, [\d.]+ kB read in .* \(.* [kMG]B/s\)", out)
     assert "8 of 8 frames equal their files, bit for bit" in out
     assert "Every byte is as it was written" in out
     (path / "202101/flag/c/0").unlink()

@@ -71,7 +71,8 @@ Which = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="NAME",
-        help="Which weights: best, last, or an epoch's, as in epoch-0010.",
+        help="Which weights: best, last, previous, an epoch's as in epoch-0010, or pretrained: a "
+        "GAN's best from before its discriminators joined.",
         autocompletion=completion.checkpoints,
     ),
 ]

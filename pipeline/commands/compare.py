@@ -11,7 +11,7 @@ from pipeline import runs as run_folders
 from pipeline.commands import completion
 from pipeline.commands.arguments import DATA, OUTPUT, Device, On, option, store_option
 from pipeline.commands.screen import console, next_step, note, starting, stoppable, told
-from pipeline.commands.tables import beside, method_table, scored
+from pipeline.commands.tables import key, method_table, scored, verdict
 
 
 def compare(
@@ -52,10 +52,12 @@ def compare(
 
         done = stage.compare(runs, out, on=on, count=pictures, store_path=store, device=device)
     console.print(method_table(done.rows, done.units))
-    first = next(iter(done.rows))
+    for line in key(done.rows, done.units):
+        console.print(line, markup=False)
+    first, unit = next(iter(done.rows)), done.units["rmse"]
     for run, by_score in done.differences.items():
-        difference = beside(by_score["rmse"], done.units["rmse"], done.tracks)
-        console.print(f"{run} minus {first}: RMSE {difference}")
+        for line in verdict({first: by_score["rmse"]}, first, unit, done.tracks, run):
+            console.print(line, markup=False)
     if not done.differences:
         console.print("One track: how far another might differ cannot be said")
     for sentence in done.notes:

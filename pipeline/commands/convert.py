@@ -74,7 +74,7 @@ def convert(
         Literal["none", "zstd"],
         option(
             "none|zstd",
-            "none: training maps the files, 1 MiB per frame; zstd: a third of the disk, slower.",
+            "none: training maps the files, 1 MB per frame; zstd: a third of the disk, slower.",
         ),
     ] = "none",
     ids: Ids = None,

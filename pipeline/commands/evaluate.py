@@ -18,7 +18,7 @@ from pipeline.commands.arguments import (
     store_option,
 )
 from pipeline.commands.screen import console, next_step, note, starting, stoppable, told
-from pipeline.commands.tables import beside, lead_table, method_table, scored, track_table
+from pipeline.commands.tables import key, lead_table, method_table, scored, track_table, verdict
 
 FORECASTS = "Forecasts"
 
@@ -107,9 +107,13 @@ def evaluate(
     if len(scores.tracks) > 1:
         console.print(track_table(scores.tracks, scores.units))
     console.print(method_table(scores.rows, scores.units))
-    if differences := scores.differences("model", scores.baseline):
-        difference = beside(differences["rmse"], scores.units["rmse"], len(scores.tracks))
-        console.print(f"Model minus {scores.baseline}: RMSE {difference}")
+    for line in key(scores.rows, scores.units):
+        console.print(line, markup=False)
+    found = {row: scores.differences("model", row) for row in list(scores.rows)[1:]}
+    if differences := {row: each["rmse"] for row, each in found.items() if each}:
+        unit = scores.units["rmse"]
+        for line in verdict(differences, scores.baseline, unit, len(scores.tracks)):
+            console.print(line, markup=False)
     else:
         console.print("One track: how far another might score otherwise cannot be said")
     if scores.is_forecast:

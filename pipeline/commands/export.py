@@ -41,15 +41,14 @@ def export(
     with stoppable("no folder was made; the same command starts over"):
         with starting():
             from pipeline import export as stage
-            from pipeline.exporting.card import mib
-            from pipeline.reporting.words import after
+            from pipeline.reporting.words import after, size
 
         with working("export"):
             done = stage.export(run, out, which=checkpoint, onnx=onnx, opset=opset, replace=replace)
     for sentence in done.notes:
         note(sentence)
-    for name, size in done.files.items():
-        console.print(f"{name:<18} {mib(size):>9}", markup=False)
+    for name, held in done.files.items():
+        console.print(f"{name:<18} {size(held):>9}", markup=False)
     if done.onnx:
         most = ", ".join(
             f"{value:.2g}{after(done.units[name])} ({name})"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline import runs
 from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Device, Json, Which, flag, option
 from pipeline.commands.screen import (
@@ -131,7 +132,7 @@ def infer(
     ] = None,
     step: Annotated[
         str | None,
-        option("TIME", "Between files that bear no time, as 24h.", READING),
+        option("TIME", "Between steps or files that bear no time, as 24h.", READING),
     ] = None,
     start: Annotated[
         str | None,
@@ -163,6 +164,7 @@ def infer(
         The hours after a time, of a model that forecasts:
         cli infer runs/ahead data/WP/image/202107 --out next.nc --at 2021071912
     """
+    runs.in_run(run, checkpoint)
     with stoppable(
         f"{out} is not written; frames that are done are kept, the same command goes on"
     ):

@@ -59,7 +59,7 @@ def inspect(
     """Look at raw files or a store before hours are spent on them.
 
     Says what is there, what is wrong (gaps, blank, damaged and double frames), and what converting
-    would give: frames, triplets, GiB. Nothing is written but what --json and --html ask for.
+    would give: frames, triplets, GB. Nothing is written but what --json and --html ask for.
 
     Examples:
         cli inspect data/WP --quick

@@ -52,10 +52,10 @@ def report(
     with stoppable("no page was written; the same command starts over"):
         with starting():
             from pipeline import report as stage
-            from pipeline.reporting.words import count
+            from pipeline.reporting.words import count, size
 
         done = stage.report(run, on=on, out=out, frames=frames, store_path=store, device=device)
     loop = f", and a loop of {done.loop}" if done.loop else ""
-    console.print(f"{count(done.stills, done.shown)}{loop}; {done.size / 2**20:.1f} MiB")
+    console.print(f"{count(done.stills, done.shown)}{loop}; {size(done.size)}")
     told("Report", done.file)
     next_step("infer", run, "INPUT", "--out", "out.nc")

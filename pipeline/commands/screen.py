@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
+from pipeline.commands.wide import Screen
 from pipeline.interrupts import Terminated, terminable
 
 MANY = 30  # rows of a table or list on the screen; the manifest has them all
@@ -19,7 +20,7 @@ INTERRUPTED, TERMINATED = 130, 143  # exit codes: by Ctrl-C, by SIGTERM
 
 typed: tuple[str, ...] = ()  # the words after `cli`
 _led = False
-console = Console(soft_wrap=True, highlight=False)
+console = Screen(soft_wrap=True, highlight=False)
 complaints = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

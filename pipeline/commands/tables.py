@@ -144,16 +144,6 @@ def scored(frames: int, leads: int, tracks: int) -> str:
     return f"{what} {count(tracks, 'track')}"
 
 
-def beside(difference: tuple[float, float, float], unit: str, tracks: int) -> str:
-    """A difference and its interval over so many tracks."""
-    from pipeline.reporting.words import after
-    from pipeline.resampling import FEW
-
-    told, low, high = (f"{value:+.3f}" for value in difference)
-    rough = f" ({tracks} tracks: rough)" if tracks < FEW else ""
-    return f"{told}{after(unit)}, with 95 % between {low} and {high}{rough}"
-
-
 def verdict(
     differences: Mapping[str, tuple[float, float, float]],
     against: str,

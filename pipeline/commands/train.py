@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import shipped
 from pipeline.commands import completion
 from pipeline.commands.arguments import MACHINE, Json, Set, Split, flag, option, store_option
 from pipeline.commands.screen import (
@@ -57,7 +56,7 @@ def train(
         typer.Argument(
             metavar="CONFIG",
             help="Settings, YAML or JSON: a file, or one of eddy's own by name (`cli settings "
-            "list`). Default: TempoGAN as published.",
+            "list`). Default: TempoGAN with eddy's own defaults.",
             autocompletion=completion.configs,
         ),
     ] = None,
@@ -115,8 +114,19 @@ def train(
         raise UsageError("--memory: what fits into so much is for a --dry-run to find out")
     if json and not dry_run:
         raise UsageError("--json: is for --dry-run; a training's numbers are in metrics.jsonl")
-    if config:
-        shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
+    from pipeline import beforehand, settings_file
+
+    base = None
+    if resume:
+        if run is None:
+            raise UsageError("--resume: say which run with --run DIR, as in --run runs/first")
+        base = settings_file.of_run(run)
+    elif run and not (show or dry_run):
+        beforehand.refuse_taken(run)
+    more = [*(set_ or ()), *([f"training.devices={devices}"] if devices else [])]
+    given = settings_file.gathered(config, more)
+    if not show:
+        beforehand.refuse_data_asked(given, base, store, split)
     with (
         stoppable("nothing was begun; the same command starts over"),
         starting(),
@@ -125,13 +135,7 @@ def train(
         from pipeline import train as stage
         from pipeline.reporting.words import count
 
-    base = None
-    if resume:
-        if run is None:
-            raise UsageError("--resume: say which run with --run DIR")
-        base = run_settings.of_run(run)
-    more = [*(set_ or ()), *([f"training.devices={devices}"] if devices else [])]
-    settings, notes = run_settings.load(config, more, base)
+    settings, notes = run_settings.of(given, base)
     settings = run_settings.located(settings, store, split)
     for sentence in notes:
         note(sentence)

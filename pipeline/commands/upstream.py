@@ -52,10 +52,7 @@ def upstream(
         cli upstream upstream --store data/rain.zarr --out upstream --seeds 10
     """
     shipped.find(config)  # a wrong name is said before torch is imported, which takes seconds
-    with (
-        starting(),
-        stoppable("nothing was begun; the same command starts over"),
-    ):
+    with stoppable("nothing was begun; the same command starts over"), starting():
         from pipeline import settings as run_settings
         from pipeline import train as training
         from pipeline import upstream as stage

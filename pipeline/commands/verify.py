@@ -69,6 +69,7 @@ def verify(
     with stoppable("nothing is ever written; the same command starts over"):
         from pipeline import verify as stage
         from pipeline.progress import labelled
+        from pipeline.reporting.words import size
 
         path, beside = places(paths or [], source or [])
         done = stage.verify(path, source=beside, workers=workers)
@@ -94,10 +95,9 @@ def verify(
     ways_out = dict.fromkeys(fault.way_out for fault in done.faults)
     for way_out in ways_out:
         console.print(labelled("Way out", way_out))
-    gib = done.bytes / 2**30
     console.print(
-        f"{done.tracks} tracks, {done.frames} frames, {gib:.2f} GiB read"
-        f" in {done.seconds:.1f} s ({gib / max(done.seconds, 1e-9):.2f} GiB/s)"
+        f"{done.tracks} tracks, {done.frames} frames, {size(done.bytes)} read"
+        f" in {done.seconds:.1f} s ({size(done.bytes / max(done.seconds, 1e-9))}/s)"
     )
     if done.equal is not None:
         console.print(f"{done.equal} of {done.compared} frames equal their files, bit for bit")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import pictures
+from pipeline import fonts, pictures
 from pipeline.credit import NOBODY, Credit
 from pipeline.experiment.findings import Comparison, Findings
 from pipeline.experiment.plan import TITLES
@@ -123,8 +123,9 @@ def where(
     for place in (left, right):
         place.set_aspect(1 / np.cos(np.radians(region.y.mean())) if not region.projected else 1)
         degrees(place, region.projected)
-    if credit.line:
-        figure.supxlabel(credit.line, size=8, color="0.45")
+    if lines := fonts.credit_lines(credit, 150):
+        family = fonts.families(*lines)
+        figure.supxlabel("\n".join(lines), size=8, color="0.45", family=family)
     return pictures.saved(path, figure, credit, "Where region 2 helps, and what is looked at")
 
 

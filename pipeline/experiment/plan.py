@@ -196,18 +196,7 @@ def load(
 
     Frames are whole and not turned where nothing else is asked for. Raises UsageError.
     """
-    given, origins, notes = run_settings.gathered(file, overrides)
-    whole = {"training.patch_size": None, "training.augment": False}
-    tree = run_settings.nested({**whole, **given})
-    own = tree.pop("upstream", None)
-    if own is None:
-        raise UsageError(
-            f"{file or 'settings'}: no section upstream; expected region and upstream there, each "
-            "west, east, south, north"
-        )
-    asked = run_settings.section(UpstreamSettings, own, "upstream", origins)
-    settings = run_settings.resolved(tree, origins)
-    return settings, asked, [*notes, *run_settings.idle(settings, origins)]
+    return run_settings.of_experiment(run_settings.gathered(file, overrides), UpstreamSettings)
 
 
 def planned(settings: RunSettings, asked: UpstreamSettings) -> Plan:

@@ -9,14 +9,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from typing import TYPE_CHECKING, Any
 
 from pipeline import atomic
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import; a wrong --checkpoint is told of before
+    import torch
 
 FORMAT = "eddy model"
 FORMAT_VERSION = 1
@@ -41,6 +40,8 @@ def write(
     checkpoint: what a checkpoint keeps, as JSON, without its weights; about: more of that, and what
     is for people. Every weight keeps its name and dtype; one of two names is written under both.
     """
+    from safetensors.torch import save
+
     # safetensors refuses tensors that share memory, or are part of a larger one
     apart = {name: values.detach().cpu().contiguous().clone() for name, values in weights.items()}
     # Its save_file makes a file that nobody else on the machine may read
@@ -99,6 +100,9 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, Any]:
     """As a checkpoint's plain data, with the weights. Raises UserError for damaged ones."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     found = settings_of(folder)
     file = folder / WEIGHTS
     if not file.is_file():

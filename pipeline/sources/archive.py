@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn, cast
 
 from pipeline.errors import UsageError, UserError
 from pipeline.progress import progress, say
+from pipeline.reporting.words import size as in_bytes
 from pipeline.sources import FrameError, RawFrame, RawTrack, filelist
 
 NAME = re.compile(
@@ -39,7 +40,7 @@ GZIP = b"\x1f\x8b"
 SPACING = 32 << 20  # unpacked bytes between two places where reading can begin; each takes 32 KiB
 LARGEST = 256 << 20  # bytes of one member; an image has 2 MiB at most
 MIXED = 8  # times its own size that a typhoon is spread over; more, and it is said
-MiB = 1 << 20
+MiB, MB = 1 << 20, 10**6  # how much is read at once; how it is told
 
 
 @dataclass(frozen=True)
@@ -260,14 +261,14 @@ def looked_through(parts: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> L
         plain: Any = gunzip(chain, parts[0]) if compressed else io.BufferedReader(chain, MiB)
         stream = Onward(plain, compressed)
         try:
-            with progress("look through the archive", chain.total // MiB, "MiB") as advance:
+            with progress("look through the archive", chain.total // MB, "MB") as advance:
                 told = 0
                 images, tables, problems = [], None, []
                 trees = set()
                 others: list[str] = []
                 for member in members(stream, chain):
-                    advance(chain.tell() // MiB - told)
-                    told = chain.tell() // MiB
+                    advance(chain.tell() // MB - told)
+                    told = chain.tell() // MB
                     name = PurePosixPath(member.name)
                     is_table = TABLES.fullmatch(name.name) and member.size <= LARGEST
                     if filelist.is_litter(member.name):
@@ -284,7 +285,7 @@ def looked_through(parts: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> L
                     else:
                         at = Member(archive, member.offset_data, member.size, mtime_ns(member))
                         images.append((name, at))
-                advance(chain.total // MiB - told)
+                advance(chain.total // MB - told)
             if archive.index is not None:
                 plain.export_index(str(archive.index))
         finally:
@@ -422,7 +423,7 @@ def say_how(path: Path, tracks: Sequence[RawTrack]) -> None:
         spans.append(max(m.offset + m.size for m in held) - min(m.offset for m in held))
     say(
         f"{path} is read in place: each process unpacks one typhoon at a time, at most "
-        f"{max(sizes) / MiB:.1f} MiB, beside the store, and removes it"
+        f"{in_bytes(max(sizes))}, beside the store, and removes it"
     )
     if sum(spans) > MIXED * sum(sizes) and sum(spans) > SPACING * len(spans):
         say(

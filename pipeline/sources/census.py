@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import sources
 from pipeline.errors import UserError
+from pipeline.reporting.words import size
 from pipeline.sources import Release, archive
 from pipeline.sources.digital_typhoon import (
     DATASET_NAMES,
@@ -26,7 +27,7 @@ from pipeline.sources.digital_typhoon import (
 )
 
 IMAGE_NAMES = DATASET_NAMES  # of an H5 file's image
-LARGEST_TABLE = 64 << 20  # bytes of metadata.json; the release's own has 0.2 MiB
+LARGEST_TABLE = 64 * 10**6  # bytes of metadata.json; the release's own has 0.2 MB
 Named = dict[str, dict[str, Any]]
 
 
@@ -80,7 +81,7 @@ def storms(path: Path) -> tuple[Named, list[str]]:
         return {}, []
     try:
         if file.stat().st_size > LARGEST_TABLE:
-            return {}, [f"{file}: larger than {LARGEST_TABLE >> 20} MiB; names are left out"]
+            return {}, [f"{file}: larger than {size(LARGEST_TABLE)}; names are left out"]
         table = json.loads(file.read_bytes())
     except (ValueError, OSError, RecursionError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__

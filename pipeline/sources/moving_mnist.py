@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UsageError, UserError
+from pipeline.reporting.words import size as in_bytes
 from pipeline.sources import (
     Channel,
     FrameError,
@@ -129,7 +130,7 @@ def scan(path: Path, options: Options = NONE) -> Release:
         channels=(Channel("image", "1", "grey of the digits, 0 to 1", "", 0.0, 1.0),),
         tracks=tuple(sorted(tracks, key=lambda raw: raw.id)),
         notes=(
-            f"{about}, {total * size**2 * 4 / 2**20:.0f} MiB; a track is a reel of clips with gaps "
+            f"{about}, {in_bytes(total * size**2 * 4)}; a track is a reel of clips with gaps "
             "between them and digits of its own",
         ),
     )
