@@ -391,7 +391,8 @@ def test_options_of_a_dry_run(data: Path) -> None:
     told = runner.invoke(cli.app, ["train", "--memory", "12GB"])
     assert told.exit_code == 2
     assert "--memory: what fits into so much is for a --dry-run" in told.output
-    told = runner.invoke(cli.app, ["train", "--dry-run", "--memory", "12"])
+    where = ["--store", str(data / "WP.zarr"), "--split", str(data / "WP.split.json")]
+    told = runner.invoke(cli.app, ["train", *where, "--dry-run", "--memory", "12"])
     assert told.exit_code == 2
     assert "expected a size" in told.output
     assert "devices: 3" in runner.invoke(cli.app, ["train", "--devices", "3", "--show"]).output

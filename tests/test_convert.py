@@ -366,7 +366,7 @@ def test_only_what_changed_is_redone(tiny):
     assert done.records["202101"]["best_track_rows_without_frame"] == 1
     tiny.write(6, "202102")
     assert tiny.conversion().records["202102"]["frames"] == 7
-    with pytest.raises(UserError, match=r"now asked for .*0\.5.*add --replace"):
+    with pytest.raises(UserError, match=r"was 0\.01, is now 0\.5; .*add --replace"):
         tiny.conversion(max_missing=0.5)
     assert tiny.conversion(max_missing=0.5, replace=True).reused == []
 

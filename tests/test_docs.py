@@ -43,6 +43,7 @@ from pipeline import (
     health,
     loader,
     manifest,
+    room,
     settings,
     sources,
     split,
@@ -675,6 +676,18 @@ def disk_full() -> None:
     raise UserError(cli.on_disk(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/WP.zarr")))
 
 
+def disk_too_small() -> None:
+    """Of all WP, before there is a store."""
+    release = sources.scan(Path("data/WP"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(convert, "uncompressed", lambda *_: int(202e9))
+        patched.setattr(convert, "finished_ids", lambda _: [])
+        patched.setattr(room, "taken", lambda _: 0)
+        patched.setattr(room, "free", lambda _: int(120e9))
+        patched.setattr(room, "shrinks", lambda _: False)
+        convert.refuse_full_disk(release, release.tracks, WP, ConvertSettings())
+
+
 def pictures_of_what() -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(made("frames/clip/frame_001.png"))
     sources.scan(Path("frames"))
@@ -883,7 +896,8 @@ def made(path: str) -> Path:
 
 
 ERRORS = [
-    no_store, wrong_folder, unfinished, other_settings, disk_full, pictures_of_what,
+    no_store, wrong_folder, unfinished, other_settings, disk_full, disk_too_small,
+    pictures_of_what,
     several_variables, no_times, another_calendar, one_time_twice, an_ensemble, curvilinear,
     no_place, rain_without_units, grib, zip_of_typhoons, web_page, no_split, split_of_another,
     no_test_tracks, no_triplets, patch_too_large, no_such_setting, several_grids, several_steps,

@@ -185,7 +185,7 @@ def test_arrays_hold_what_was_scored(home: Path, tmp_path: Path) -> None:
     ("overrides", "words"),
     [
         (["training.sequence_length=3"], "a forecast's window is task.past \\+ task.future, 5"),
-        (["task.factor=2"], "unknown setting task.factor; known are past, future"),
+        (["task.factor=2"], "task.factor is a setting of super-resolution, not of simvp"),
         (["task.past=0"], "task.past: 0: input should be greater than 0"),
     ],
 )
