@@ -207,11 +207,13 @@ def from_tree(args: argparse.Namespace, home: Path, clone: Path, report: Report)
     run = work / "runs/first"
     events = {
         "step": lambda: first_step(run),
-        "picture": lambda: first_picture(run / "samples"),
+        "drawn": (run / "samples/epoch-0000.png").exists,  # what goes in, before step 1
+        "picture": (run / "samples/epoch-0001.png").exists,
     }
     train = watched([cli, "train", CONFIG, "--run", "runs/first"], work, events, stop=True)
     told(report, f"cli train: step {first_step(run)} is logged", train.seconds["step"])
-    told(report, "cli train: first picture", train.seconds["picture"])
+    told(report, "cli train: first picture, before its first step", train.seconds["drawn"])
+    told(report, "cli train: first picture after an epoch", train.seconds["picture"])
     before = sum(took.values())
     told(report, "raw tree to first logged steps", before + train.seconds["step"])
     told(report, "raw tree to first picture of the model", before + train.seconds["picture"])
