@@ -10,7 +10,7 @@ demo: .venv/.installed
 test: .venv/.installed            ## each file in one process of one thread, as many as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-slow: .venv/.installed            ## the tests that take longer than 5 s each
+slow: .venv/.installed            ## the tests that take longer than 2 s each, most of them much longer
 	$(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/.installed

@@ -76,6 +76,7 @@ def refuse_data_asked(
             refuse_data(store, split)
         return
     named = {**dict(flattened(base or {})), **given.values}
-    if its := named.get("data.split"):
-        split = split or Path(its)
-    refuse_data(store or Path(named.get("data.store", STORE)), split)
+    its, divided = named.get("data.store", STORE), named.get("data.split")
+    if isinstance(its, str | Path) and isinstance(divided, str | Path | None):
+        refuse_data(store or Path(its), split or (Path(divided) if divided else None))
+    # else they are refused with the settings

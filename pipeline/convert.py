@@ -290,7 +290,7 @@ def lacking(
     What they take in the store already comes free again, and so does what a killed conversion left.
     """
     there = room.free(target)
-    if there is None or room.shrinks(target):
+    if there is None:
         return ""
     left = target.iterdir() if target.is_dir() else ()
     there += sum(room.taken(path) for path in left if store_writer.is_temporary(path))
@@ -309,9 +309,12 @@ def lacking(
 def refuse_full_disk(
     release: Release, tracks: Sequence[RawTrack], target: Path, settings: ConvertSettings
 ) -> None:
-    """Raises UserError where the tracks cannot fit; of zstd nobody knows, so that is only said."""
+    """Raises UserError where the tracks cannot fit.
+
+    Of zstd, and on disks that may pack files by themselves, nobody knows, so that is only said.
+    """
     told = lacking(release, tracks, target, settings)
-    if told and settings.codec == "none":
+    if told and settings.codec == "none" and room.bounds(target):
         raise UserError(told)
     if told:
         say(told)

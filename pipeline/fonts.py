@@ -49,16 +49,17 @@ def family_of(letters: str) -> str:
     for file in files:
         try:
             face = FT2Font(file)
-            has_all = all(face.get_char_index(ord(letter)) for letter in letters)
-        except (OSError, RuntimeError):  # no font that can be read
-            continue
-        if has_all:
+            if not all(face.get_char_index(ord(letter)) for letter in letters):
+                continue
             manager = font_manager.fontManager
             known = {entry.fname for entry in manager.ttflist}  # a list that may be older
             for each in {file, file.replace("Regular", "Bold")} & set(files) - known:
                 manager.addfont(each)
-            names = [entry.name for entry in manager.ttflist if entry.fname == file]
-            simplified = [name for name in names if name.endswith("SC")]
+        except (OSError, RuntimeError, NotImplementedError, KeyError):  # no font for matplotlib
+            continue
+        names = [entry.name for entry in manager.ttflist if entry.fname == file]
+        simplified = [name for name in names if name.endswith("SC")]
+        if names:
             return (names if KANA.search(letters) else simplified + names)[0]
     return ""
 

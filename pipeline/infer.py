@@ -69,6 +69,7 @@ class Inference:
     mode: str = ""
     times: tuple[str, str] = ("", "")  # of the first and the last frame
     bytes: int = 0  # of the output without pictures; of a dry run before compression
+    checkable: bool = True  # whether a check of the same input has what it is held against
 
 
 @dataclass(frozen=True)
@@ -326,7 +327,17 @@ def forecast(order: Order, mode: Mode, at: str | None, steps: int | None) -> Inf
         mode=mode,
         times=first_and_last(begun.valid),
         bytes=room.taken(out),
+        checkable=known or came(footage, trained, task),
     )
+
+
+def came(footage: Footage, trained: Checkpoint, task: Forecast) -> bool:
+    """Whether a forecast from any of a footage's times can be held against the frames after it."""
+    try:
+        start.found(footage, trained, task, known=True)
+    except UserError:
+        return False
+    return True
 
 
 def ahead(

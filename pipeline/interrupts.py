@@ -77,12 +77,17 @@ def told_to_stop(what: str = SOON) -> Iterator[Callable[[], bool]]:
             signal.signal(number, before[number])
 
 
+def is_another() -> bool:
+    """Whether this process is not the first of those that train together here, which speaks."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 def tell(sentence: str) -> None:
     """A line on standard error, in the place of a bar that is drawn there.
 
     Written as it is: whatever the signal came into, a console or a buffer may be locked.
     """
-    if not sentence:
+    if not sentence or is_another():
         return
     with suppress(OSError):  # closed, or a pipe that nobody reads
         begin = "\r\x1b[K" if os.isatty(STDERR) else ""

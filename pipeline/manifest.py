@@ -62,7 +62,7 @@ class Split(BaseModel, frozen=True, extra="forbid"):
     train: list[str]
     eval: list[str]
     test: list[str] = []
-    frames: dict[str, int] = {}  # per part, those without a flag; older splits do not say
+    frames: dict[str, int] = {}  # per part, those without a flag; not written: see write_split
     triplets: dict[str, int]  # per part
     statistics: Statistics
 
@@ -102,7 +102,7 @@ def read_split(path: Path, store: Store) -> Split:
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Without what the store does not say of itself."""
-    plain = split.model_dump()
+    """Without what the store does not say of itself, and `frames`: older eddies refuse that."""
+    plain = split.model_dump(exclude={"frames"})
     silent = {name for name in credit.RIGHTS if not plain[name]}
     atomic.write_json(path, {k: v for k, v in plain.items() if k not in silent})

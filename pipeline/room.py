@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")  # Linux alone has it
-SHRINKING = frozenset({"bcachefs", "btrfs", "zfs"})  # file systems that may compress by themselves
+# File systems of this machine that hold what they are given as it is. Others may pack it, here or,
+# behind a network's or a container's, where nobody sees it.
+PLAIN = frozenset({"exfat", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "vfat", "xfs"})
 
 
 def taken(path: Path) -> int:
@@ -27,8 +29,8 @@ def free(path: Path) -> int | None:
     return usage.free if usage.total else None  # some network disks say that they hold nothing
 
 
-def shrinks(path: Path) -> bool:
-    """Whether the disk may make files smaller by itself: nobody knows then what fits."""
+def bounds(path: Path) -> bool:
+    """Whether nothing larger than what is free fits; elsewhere nobody knows what does."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -37,7 +39,7 @@ def shrinks(path: Path) -> bool:
         Path(place.replace("\\040", " ")): kind for _, place, kind, *_ in map(str.split, lines)
     }
     here = nearest(path).resolve()
-    return next((kinds[p] for p in (here, *here.parents) if p in kinds), "") in SHRINKING
+    return next((kinds[p] for p in (here, *here.parents) if p in kinds), "") in PLAIN
 
 
 def nearest(path: Path) -> Path:

@@ -58,6 +58,8 @@ def told(
 
 def blamed(origins: Mapping[str, str], key: str) -> str:
     """Who set a key, a key below it, or the list that it is an item of."""
+    if key in origins:
+        return origins[key]
     return next(
         (
             origin

@@ -79,7 +79,7 @@ def gathered(file: Path | None, overrides: Sequence[str] = ()) -> Given:
         put(given, flattened(read(file)), str(file))
     for item in overrides:
         key, sign, text = item.partition("=")
-        if not sign or not key.strip():
+        if not sign or not all(part.strip() for part in key.split(".")):
             raise UsageError(f"{SET}{item}: expected KEY=VALUE, as in training.batch_size=8")
         leaves = flattened({key.strip(): parsed(text, f"{SET}{item}")})
         other = dict(leaves).get("model.name")

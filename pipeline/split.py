@@ -190,20 +190,23 @@ def latest(tracks: Sequence[Track], share: float) -> list[str]:
     return sorted(track.id for track in ordered[:count])
 
 
-def proposed(opened: Store, count: Callable[[Track], int]) -> list[str]:
+def proposed(
+    opened: Store, count: Callable[[Track], int], judged: Callable[[Track], int]
+) -> list[str]:
     """Options that leave something to train on and something to judge; [] where none do.
 
-    count: what a training can use of a track, as its triplets. Of typhoons the latest seasons with
-    a tenth of that, or of one season the latest typhoons; of all else the latest tracks with a
-    fifth of the frames. Where one track alone has any, another is judged by its single frames.
+    count: what a training can use of a track, as its triplets; judged: what it can be judged on,
+    which may be its single frames. Of typhoons the latest seasons with a tenth of what can be used,
+    or of one season the latest typhoons; of all else the latest tracks with a fifth of the frames.
+    Where one track alone has any, the one of the others that has most to be judged on.
     """
     tracks = sorted(opened, key=lambda track: (track.times[-1], track.id))
     have = {track.id: count(track) for track in tracks}
     fit = [track for track in tracks if have[track.id]]
     if len(fit) < 2:
-        sound = {track.id: len(track.windows(1)) for track in tracks if track not in fit}
-        most = max(sound, key=lambda id: sound[id], default="")
-        return ["--eval-ids", most] if fit and sound.get(most) else []
+        rest = {track.id: judged(track) for track in tracks if not have[track.id]}
+        most = max(rest, key=lambda id: rest[id], default="")
+        return ["--eval-ids", most] if fit and rest.get(most) else []
     if all(presets.season(track.id) for track in tracks):
         seasons = sorted({track.id[:4] for track in fit})
         of_each = {s: sum(have[track.id] for track in fit if track.id[:4] == s) for s in seasons}

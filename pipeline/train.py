@@ -5,6 +5,7 @@ Split + store -> run folder: settings.yaml, metrics.jsonl, tensorboard/, samples
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -247,7 +248,7 @@ class Watch:
 def for_cpus(settings: RunSettings) -> list[str]:
     """The names of eddy's own settings for CPUs that have the same model and scaling, but smaller.
 
-    Smaller is taken for granted of any that differ.
+    Another size of the model is taken for a smaller one, unless its crops are larger.
     """
     files = {name: file for name, file in shipped.files().items() if name.endswith("_cpu")}
     known = {name: run_settings.load(file)[0] for name, file in files.items()}
@@ -255,14 +256,12 @@ def for_cpus(settings: RunSettings) -> list[str]:
     def kind(of: RunSettings) -> tuple[object, ...]:
         return of.model_name, of.scaling
 
-    def extent(of: RunSettings) -> tuple[object, ...]:
-        return of.model_settings, of.training.patch_size
+    def is_smaller(own: RunSettings) -> bool:
+        theirs, ours = (of.training.patch_size or math.inf for of in (own, settings))
+        differs = own.model_settings != settings.model_settings
+        return theirs < ours or (differs and theirs == ours)
 
-    return [
-        name
-        for name, own in known.items()
-        if kind(own) == kind(settings) and extent(own) != extent(settings)
-    ]
+    return [name for name, own in known.items() if kind(own) == kind(settings) and is_smaller(own)]
 
 
 def too_large(settings: RunSettings, run: Path, devices: int) -> str:

@@ -271,7 +271,9 @@ def test_a_flipped_byte_is_found(tree, tmp_path):
 
 
 def test_links_and_names_that_lead_out_are_left_out(tree, tmp_path):
-    file = tmp_path / "evil.tar.gz"
+    home = tmp_path / "two" / "down"  # two folders up is still within what is looked through
+    home.mkdir(parents=True)
+    file = home / "evil.tar.gz"
     name = "2021071900-202101-HMW8-1.h5"
     data = next(tree.rglob(name)).read_bytes()
     with tarfile.open(file, "w:gz") as tar:
@@ -288,14 +290,14 @@ def test_links_and_names_that_lead_out_are_left_out(tree, tmp_path):
         add(f"WP/image/{name.replace('00-', '02-', 1)}", type=tarfile.SYMTYPE, linkname="/etc/pwd")
         add(f"WP/image/{name.replace('00-', '03-', 1)}", type=tarfile.LNKTYPE, linkname="x")
         add(f"WP/image/{name.replace('00-', '04-', 1)}")
-    before = {*tmp_path.parent.rglob("*")}
-    done = converted(file, tmp_path / "a.zarr")
+    before = {*tmp_path.rglob("*")}
+    done = converted(file, home / "a.zarr")
     assert done.records["202101"]["frames"] == 1
     assert len(done.problems) == 4
     assert sum("leads out of the archive" in p for p in done.problems) == 2
     assert sum("is a link or no plain file" in p for p in done.problems) == 2
-    new = {*tmp_path.parent.rglob("*")} - before
-    assert {p.relative_to(tmp_path).parts[0] for p in new} == {"a.zarr", "manifests"}
+    new = {*tmp_path.rglob("*")} - before
+    assert {p.relative_to(home).parts[0] for p in new} == {"a.zarr", "manifests"}
 
 
 def test_what_macos_packs_and_names_in_capitals(tree, tmp_path):

@@ -30,6 +30,7 @@ SMALL = [
         "training.batch_size=2",
         "training.epochs=1",
         "training.validation_crops=2",
+        "training.sample_every_epochs=0",
     )
     for word in ("--set", setting)
 ]

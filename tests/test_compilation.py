@@ -141,7 +141,7 @@ def test_a_compiler_that_cannot_or_errs_is_told_of_and_not_used(
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's import of its own
-@pytest.mark.parametrize("how", ["on", "graphs"])
+@pytest.mark.parametrize("how", ["on", pytest.param("graphs", marks=pytest.mark.slow)])
 def test_a_compiler_that_works_is_used_and_changes_no_name(
     data: Path,
     plain: Path,

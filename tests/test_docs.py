@@ -684,7 +684,7 @@ def disk_too_small() -> None:
         patched.setattr(convert, "finished_ids", lambda _: [])
         patched.setattr(room, "taken", lambda _: 0)
         patched.setattr(room, "free", lambda _: int(120e9))
-        patched.setattr(room, "shrinks", lambda _: False)
+        patched.setattr(room, "bounds", lambda _: True)
         convert.refuse_full_disk(release, release.tracks, WP, ConvertSettings())
 
 

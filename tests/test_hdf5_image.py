@@ -575,6 +575,9 @@ def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return write(path, pixels, chunks=(256, 256), compression="gzip", compression_opts=9)
 
 
+@pytest.mark.parametrize(
+    "release", [pytest.param("real", marks=pytest.mark.slow), "synthetic"], indirect=True
+)
 def test_flipped_bytes_of_every_region(release, tmp_path):
     sound, rng = release.read_bytes(), random.Random(0)
     pixels = [place for chunk in chunks(release) for place in chunk]

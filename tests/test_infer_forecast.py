@@ -798,3 +798,33 @@ def test_a_typhoon_that_was_trained_on_is_said_to_be(raw, tmp_path):
     done = infer(run, raw, tmp_path / "a.nc", mode="check", **QUICK)
     assert f"{ID} was trained on: its scores say nothing about a new typhoon" in done.notes
     assert not infer(run, raw, tmp_path / "b.nc", **QUICK).notes
+
+
+def last_line(*words: object) -> list[str]:
+    said = CliRunner().invoke(cli.app, [*map(str, words), "--no-animation"])
+    assert said.exit_code == 0, said.output
+    return said.stdout.splitlines()[-1].split()
+
+
+def test_the_check_that_is_proposed_has_what_it_needs(run, raw, tmp_path):
+    words = "infer", run, raw, "--out", tmp_path / "a.nc", "--at", "2021071903"
+    proposed = last_line(*words, "--pictures", "2021071904")
+    assert proposed[:3] == ["Next", "cli", "infer"]
+    assert proposed[-2:] == ["--mode", "check"]
+    assert "--at" not in proposed
+    assert "--pictures" not in proposed
+    assert last_line(*proposed[2:], "--pictures", "none") == ["Next", "cli", "export", str(run)]
+
+
+def test_no_check_is_proposed_of_what_has_no_frames_after_the_first(run, tmp_path):
+    short = write(tmp_path / "WP", hours=3)
+    words = "infer", run, short, "--out", tmp_path / "a.nc", "--pictures", "none"
+    assert last_line(*words) == ["Next", "cli", "export", str(run)]
+
+
+def test_what_was_exported_is_not_exported_once_more(run, raw, tmp_path):
+    ex = tmp_path / "ex"
+    made = CliRunner().invoke(cli.app, ["export", str(run), "--out", str(ex)])
+    assert made.exit_code == 0, made.output
+    words = "infer", ex, raw, "--out", tmp_path / "a.nc", "--mode", "check", "--pictures", "none"
+    assert "Next" not in last_line(*words)

@@ -8,8 +8,10 @@ import signal
 import threading
 
 import pytest
+import typer
 
 from pipeline import interrupts
+from pipeline.commands.screen import stoppable
 from pipeline.interrupts import Terminated, terminable, told_to_stop
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
@@ -58,6 +60,17 @@ def test_what_is_ended_by_a_signal_says_so_first(
         with pytest.raises(kind):  # while it cleans up
             os.kill(os.getpid(), number)
         assert capfd.readouterr().err == ""
+
+
+def test_another_process_of_a_training_ends_without_a_word(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, said in ("0", "Stopping ...\nStopped: go on so\n"), ("1", ""):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(typer.Exit) as ended, stoppable("go on so"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended.value.exit_code == 143
+        assert capfd.readouterr().err == said
 
 
 def test_handlers_are_put_back() -> None:

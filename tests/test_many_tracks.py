@@ -50,8 +50,8 @@ def work(home: Path, tracks: int) -> dict[str, Counter[str]]:
     raw, target = tree(home / f"raw{tracks}", tracks), home / f"S{tracks}.zarr"
 
     def load() -> None:
-        loader = Loader(list(store.open_store(target)), window=3, patch=8, batch=16, threads=0)
-        assert sum(len(batch) for batch in loader.epoch(0)) == tracks // 16 * 16
+        loader = Loader(list(store.open_store(target)), window=3, patch=8, batch=8, threads=0)
+        assert sum(len(batch) for batch in loader.epoch(0)) == tracks // 8 * 8
 
     stages = {
         "convert": lambda: converting.convert(
@@ -75,7 +75,7 @@ def work(home: Path, tracks: int) -> dict[str, Counter[str]]:
 
 
 def grows(home: Path, few: int, many: int) -> None:
-    work(home / "warm", 16)  # imports and compilation open files too
+    work(home / "warm", 8)  # imports and compilation open files too
     less, more = work(home, few), work(home, many)
     for stage, counted in less.items():
         for event, times in counted.items():
@@ -86,7 +86,7 @@ def grows(home: Path, few: int, many: int) -> None:
 
 
 def test_nothing_grows_faster_than_the_number_of_tracks(tmp_path):
-    grows(tmp_path, 16, 32)
+    grows(tmp_path, 8, 16)
 
 
 @pytest.mark.slow

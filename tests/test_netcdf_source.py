@@ -473,31 +473,51 @@ def axis(units, **more):
     return np.arange(6), {"units": units, **more}
 
 
-UNTOLD = {  # what a file's time axis is, and what is said of it
-    "nothing": (bare(), "tp has 6 steps, and nothing in the file says of which times"),
-    "numbers": (bare(np.arange(6)), "tp has 6 steps whose 'time' is without units, not such as"),
-    "dates as numbers": (bare(20230601 + np.arange(6)), "whose 'time' is without units"),
-    "no date in units": (bare(*axis("hours")), "whose 'time' is in units 'hours', not such as"),
-    "text": (bare([f"2023-06-0{n}" for n in range(1, 7)]), "whose 'time' is not of numbers"),
-    "months": (bare(*axis("months since 2000-01-01")), "its time has units 'months since"),
+UNSAID = "since the files do not say them"
+UNTOLD = {  # what a file's time axis is, what is said of it, and of times that are counted then
+    "nothing": (bare(), "tp has 6 steps, and nothing in the file says of which times", UNSAID),
+    "numbers": (
+        bare(np.arange(6)),
+        "tp has 6 steps whose 'time' is without units, not such as",
+        UNSAID,
+    ),
+    "dates as numbers": (bare(20230601 + np.arange(6)), "whose 'time' is without units", UNSAID),
+    "no date in units": (
+        bare(*axis("hours")),
+        "whose 'time' is in units 'hours', not such as",
+        UNSAID,
+    ),
+    "text": (
+        bare([f"2023-06-0{n}" for n in range(1, 7)]),
+        "whose 'time' is not of numbers",
+        "in place of the files' own ('time' is not of numbers)",
+    ),
+    "months": (
+        bare(*axis("months since 2000-01-01")),
+        "its time has units 'months since",
+        "in place of the files' own (units 'months since 2000-01-01')",
+    ),
     "no leap days": (
         bare(*axis("days since 2000-01-01", calendar="noleap")),
         "its calendar is 'noleap'; expected the standard one",
+        "in place of the files' own (calendar 'noleap')",
     ),
     "short months": (
         bare(*axis("days since 2000-01-01", calendar="360_day")),
         "its calendar is '360_day'",
+        "in place of the files' own (calendar '360_day')",
     ),
-    "another name": (bare().rename(time="Time"), "6 steps, and nothing"),
+    "another name": (bare().rename(time="Time"), "6 steps, and nothing", UNSAID),
     "a name of no meaning": (
         bare(np.arange(6), {"axis": "T"}).rename(time="n"),
         "whose 'n' is without units",
+        UNSAID,
     ),
 }
 
 
-@pytest.mark.parametrize(("data", "told"), UNTOLD.values(), ids=UNTOLD)
-def test_steps_without_times_are_counted_where_the_user_says(tmp_path, data, told):
+@pytest.mark.parametrize(("data", "told", "instead"), UNTOLD.values(), ids=UNTOLD)
+def test_steps_without_times_are_counted_where_the_user_says(tmp_path, data, told, instead):
     path = written(tmp_path, data)
     with pytest.raises(UsageError, match=f"{told}.*; give --start 2023-08-01 --step 1h to count"):
         scan(path)
@@ -506,7 +526,7 @@ def test_steps_without_times_are_counted_where_the_user_says(tmp_path, data, tol
     release = scan(path, start="2023-08-01T06:00", step="3h")
     assert times_of(release)[:3] == ["2023-08-01T06", "2023-08-01T09", "2023-08-01T12"]
     np.testing.assert_allclose(frames(release)[:, 0], rain(6), rtol=1e-6)
-    counted = "counted, every 3 h from 2023-08-01T06:00 on, since the files do not say them"
+    counted = f"counted, every 3 h from 2023-08-01T06:00 on, {instead}"
     assert release.notes[-1] == f"times are {counted}"
     assert release.attrs["time_label"] == f"{counted}: for rain the end of its interval"
 
@@ -540,6 +560,59 @@ def test_one_field_needs_no_step_and_a_start_that_is_not_needed_is_said(tmp_path
     dated = scan(written(tmp_path, dataset(rain(2), hours(2))), start="2023-08-01")
     assert times_of(dated)[0] == "2023-06-01T00"
     assert dated.notes[-1] == "--start 2023-08-01 did not matter: the files bear times of their own"
+
+
+UNUSABLE = {  # what the one file's time axis is, beside two that are as they should be
+    "nothing": (bare(count=2), r"b.nc: tp has 2 steps, and nothing .*; 2 other files bear times"),
+    "no leap days": (
+        bare(np.arange(2), {"units": "days since 2000-01-01", "calendar": "noleap"}, count=2),
+        r"b.nc: its calendar is 'noleap'.*; 2 other files bear times of their own: mend this one",
+    ),
+    "one is missing": (
+        bare([0.0, np.nan], {"units": "hours since 2023-06-05"}, count=2),
+        r"b.nc: a time is missing or absurd; mend this file or leave it out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "told"), UNUSABLE.values(), ids=UNUSABLE)
+@pytest.mark.parametrize("words", [{}, {"start": "2020-02-01", "step": "1h"}], ids=["", "asked"])
+def test_no_steps_are_counted_beside_files_with_times_of_their_own(tmp_path, data, told, words):
+    for number, name in enumerate("ac"):
+        written(tmp_path, dataset(rain(2), hours(2, f"2023-06-0{number + 1}")), f"{name}.nc")
+    written(tmp_path, data.rename(time="valid_time"), "b.nc")
+    with pytest.raises(UserError, match=told.replace("'time'", "'valid_time'")):
+        scan(tmp_path, **words)
+
+
+def test_a_file_dated_by_its_name_may_lie_beside_files_with_times_of_their_own(tmp_path):
+    written(tmp_path, dataset(rain(1), hours(1)), "a.nc")
+    written(tmp_path, bare(count=1).isel(time=0), "tp_2023-06-02.nc")
+    assert times_of(scan(tmp_path)) == ["2023-06-01T00", "2023-06-02T00"]
+    with pytest.raises(UserError, match="bears no time; 1 other file bears times of its own"):
+        scan(tmp_path, start="2023-08-01")
+
+
+def test_the_times_of_rows_beside_a_field_are_no_forecasts_leads(tmp_path):
+    """As satellites' swaths on a grid have them: scan_time(time, latitude)."""
+    data = dataset(rain(1), hours(1), time="time")
+    for name, dims in {"scan": data.tp.dims[:2], "pixel": data.tp.dims}.items():
+        shape = tuple(data.sizes[dim] for dim in dims)
+        data[f"{name}_time"] = (dims, np.zeros(shape), {"units": "seconds since 2023-06-01"})
+    release = scan(written(tmp_path, data), variable=["tp"])
+    assert times_of(release) == ["2023-06-01T00"]
+    np.testing.assert_allclose(frames(release)[:, 0], rain(1), rtol=1e-6)
+
+
+def test_a_scalar_time_tells_of_the_one_step_beside_it(tmp_path):
+    data = bare(count=1).rename(time="nt")
+    data["time"] = ((), 6.0, {"units": "hours since 2023-06-01"})
+    assert times_of(scan(written(tmp_path, data))) == ["2023-06-01T06"]
+    with pytest.raises(UsageError, match="tp has 1 step, and nothing"):
+        scan(written(tmp_path, data.drop_vars("time"), "b.nc"))
+    several = bare(count=3).rename(time="nt").assign(time=data.time)
+    with pytest.raises(UsageError, match="tp has 3 steps, and nothing"):
+        scan(written(tmp_path, several, "c.nc"))
 
 
 def forecasts(starts, leads):
@@ -582,7 +655,7 @@ def test_cdos_absolute_times_are_read(tmp_path):
     units = {"units": "day as %Y%m%d.%f"}
     data = bare(20230630.75 + np.array([0, 0.125]), units, count=2)
     assert times_of(scan(written(tmp_path, data))) == ["2023-06-30T18", "2023-06-30T21"]
-    with pytest.raises(UsageError, match="is missing, or no date; give --start"):
+    with pytest.raises(UserError, match="is missing, or no date; mend this file or leave it out"):
         scan(written(tmp_path, bare([20230630.0, 20230631.0], units, count=2), "b.nc"))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,7 +100,8 @@ def test_the_split_that_is_proposed_leaves_triplets_to_train_on(tiny, tracks, ex
     divided = followed(words, tiny.home)
     made = manifest.Split.model_validate_json((tiny.home / "S.split.json").read_bytes())
     assert made.triplets["train"] > 0
-    assert made.frames["eval"] > 0
+    opened = store.open_store(tiny.home / "S.zarr")
+    assert any(len(opened.track(id).windows(1)) for id in made.eval)
     assert following(divided)[:2] == ["train", "tempogan_cpu"]
 
 
@@ -245,12 +246,105 @@ def test_settings_that_suit_the_channels(monkeypatch):
         assert onward.setting_of([{**K, "units": "m s-1"}]) == "CONFIG"
 
 
-def test_weather_and_rain_are_trained_towards_rain(monkeypatch):
-    monkeypatch.setattr(onward, "about", lambda path: ([K, MM], (2, 64, 64)))
-    made = SimpleNamespace(triplets={"train": 3}, frames={"train": 9, "eval": 3})
-    words = onward.to_train(Path("fields.zarr"), made, None)
-    assert words[1] == "st_rainnet_cpu"
+def weather(home: Path, *hours: int) -> Path:
+    """A store of days of temperature and rain, each of so many hours from midnight on."""
+    days = [
+        np.datetime64("2023-06-01", "h") + 24 * day + np.arange(n) for day, n in enumerate(hours)
+    ]
+    times = np.concatenate(days).astype("datetime64[s]")
+    random, shape = np.random.default_rng(0), (len(times), 16, 16)
+    dims = ("time", "latitude", "longitude")
+    of_rain = {"units": "mm", "standard_name": "lwe_thickness_of_precipitation_amount"}
+    data = xr.Dataset(
+        {
+            "t2m": (dims, random.uniform(280, 300, shape).astype(np.float32), {"units": "K"}),
+            "tp": (dims, random.gamma(0.3, 2.0, shape).astype(np.float32), of_rain),
+        },
+        coords={
+            "time": times,
+            "latitude": 50 - 0.25 * np.arange(16.0),
+            "longitude": 5 + 0.25 * np.arange(16.0),
+        },
+    )
+    data.to_netcdf(home / "weather.nc", engine="h5netcdf")
+    made = run(
+        "convert", home / "weather.nc", home / "weather.zarr", "--manifest-dir", home,
+        "--workers", 1, "--track-by", "day", "--variable", "t2m,tp",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    return home / "weather.zarr"
+
+
+def test_weather_and_rain_are_trained_towards_rain(tmp_path):
+    """Six hours and three ahead are a window of nine, which a day of eight hours has not."""
+    path = weather(tmp_path, 8, 12, 8, 12)
+    first, second, third, fourth = store.open_store(path).ids
+    words = following(run("verify", path))
+    assert words == ["split", str(path), "--eval-last", "0.2"]
+    for train, judged in (([second, fourth], [first, third]), ([first, third], [second, fourth])):
+        bad = run("split", path, "--eval-ids", ",".join(judged), "--manifest-dir", tmp_path)
+        assert following(bad) == words, train
+    words = following(followed(words, tmp_path))
+    assert words[:4] == ["train", "st_rainnet_cpu", "--store", str(path)]
     assert words[-2:] == ["--set", "task.targets=[tp]"]
+
+
+@pytest.mark.slow
+def test_what_follows_a_split_of_weather_and_rain_can_be_trained(tmp_path):
+    words = following(run("verify", weather(tmp_path, 8, 12, 8, 12)))
+    planned = run(*following(followed(words, tmp_path)), "--dry-run")
+    assert planned.exit_code == 0, planned.output
+
+
+def test_one_day_of_weather_is_not_judged_on_shorter_ones(tmp_path):
+    path = weather(tmp_path, 8, 12, 8)
+    result = run("verify", path)
+    only = store.open_store(path).ids[1]
+    assert f"only track {only} holds 9 sound frames in a row" in result.stderr
+    assert following(result) == ["convert", "SOURCE", str(path)]
+
+
+def test_days_too_short_for_a_forecast_are_said_to_be(tmp_path):
+    path = weather(tmp_path, 8, 8)
+    for words in ((), ("--eval-last", "0.5", "--manifest-dir", tmp_path)):
+        result = run("split" if words else "verify", path, *words)
+        assert "no track holds 9 sound frames in a row" in result.stderr
+        assert following(result) == ["convert", "SOURCE", str(path)]
+
+
+def test_windows_are_those_of_the_settings_that_come_with_eddy():
+    from pipeline import settings, shipped
+
+    for name, file in shipped.files().items():
+        if name == "upstream":
+            continue
+        ours, _ = settings.load(file, [])
+        learnt, judged = onward.windows_of(name)
+        assert learnt == ours.training.sequence_length, name
+        forecasts = isinstance(ours.task, settings.ForecastSettings)
+        assert judged == (learnt if forecasts else 1), name
+    assert onward.windows_of("CONFIG") == (3, 1)
+
+
+def test_a_file_of_the_settings_name_that_is_none_of_eddys_is_not_read(tiny, monkeypatch):
+    tiny.track("202101")
+    tiny.track("202102")
+    path = tiny.store().path
+    monkeypatch.chdir(tiny.home)
+    Path("tempogan_cpu").write_bytes(b"\x00: [")
+    assert following(run("verify", path))[0] == "split"
+    words = following(run("split", path, "--eval-ids", "202102", "--manifest-dir", tiny.home))
+    assert words[:2] == ["train", "tempogan_cpu"]
+    assert words[-2:] == ["--set", "training.patch_size=16"]
+
+
+def test_a_store_in_a_folder_called_image_keeps_its_name(tiny):
+    tiny.track("202101")
+    tiny.track("202102")
+    target = tiny.home / "image" / "WP.zarr"
+    words = ["convert", tiny.root, target, "--workers", 1, "--manifest-dir", target.parent / "m"]
+    result = run(*words, "--ids", "202101")
+    assert following(result) == [str(word) for word in words]
 
 
 def test_a_gpu_is_found_without_torch(monkeypatch):
@@ -273,8 +367,9 @@ def test_frames_count_where_triplets_do_not(tiny):
     tiny.track("202101", range(2))
     tiny.track("202201", range(2))
     opened = tiny.store()
-    assert proposed(opened, lambda track: len(track.windows(3))) == []
-    assert proposed(opened, lambda track: len(track.windows(1))) == ["--eval-ids", "2022-2022"]
+    triplets, frames = (lambda track, n=n: len(track.windows(n)) for n in (3, 1))
+    assert proposed(opened, triplets, frames) == []
+    assert proposed(opened, frames, frames) == ["--eval-ids", "2022-2022"]
 
 
 def test_a_command_that_is_led_proposes_nothing(tiny):
@@ -287,11 +382,37 @@ def test_a_command_that_is_led_proposes_nothing(tiny):
     assert "Next" in run("split", tiny.store().path, "--eval-ids", "202102", "--dry-run").stdout
 
 
-def test_older_splits_do_not_say_their_frames(tiny):
+def test_a_split_file_has_no_key_that_older_eddies_refuse(tiny):
+    """They know version 1 without `frames`, and no other key; the command says them."""
     tiny.track("202101")
     tiny.track("202102")
-    made = split(tiny.store().path, tiny.home / "s.json", eval_ids=["202102"])
+    file, opened = tiny.home / "s.json", tiny.store()
+    made = split(opened.path, file, eval_ids=["202102"])
     assert made.frames == {"train": 6, "eval": 6, "test": 0}
-    plain = made.model_dump()
-    del plain["frames"]
-    assert manifest.Split(**plain).frames == {}
+    plain = json.loads(file.read_text())
+    assert "frames" not in plain
+    assert manifest.read_split(file, opened) == made.model_copy(update={"frames": {}})
+    file.write_text(json.dumps({**plain, "frames": made.frames}))
+    assert manifest.read_split(file, opened) == made
+    words = ("--eval-ids", "202102", "--dry-run", "--json", "-")
+    said = run("split", opened.path, *words)
+    assert '"frames"' in said.stdout
+
+
+# what a shell makes of an unquoted archive
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "stem"),
+    [
+        ("WP.tar.00 WP.tar.01", "is a part", "WP.tar*"),
+        ("V1.2.tgz-1 V1.2.tgz-2", "is a part", "V1.2.tgz*"),
+        ("WP.tar.gz0 WP.tar.gz1 WP.tar.gz.md5", "are the sums", "WP.tar.gz*"),
+    ],
+)
+def test_an_archive_without_a_store_is_shown_with_one(typed, said, stem):
+    paths = [Path("dl") / name for name in typed.split()]
+    result = run("convert", *paths)
+    assert result.exit_code == 2
+    assert f"{paths[-1]}: {said} of an archive, not a store to write" in result.stderr
+    assert f"cli convert dl/{stem} data/WP.zarr" in result.stderr

@@ -121,9 +121,9 @@ def test_a_busy_machine_is_not_taken_for_a_slower_one(monkeypatch: pytest.Monkey
     ("name", "more", "joined"),
     [
         ("tempogan", ["model.warmup_steps=5"], 5),
-        ("tempogan", ["model.warmup_steps=500"], 12),  # never
+        pytest.param("tempogan", ["model.warmup_steps=500"], 12, marks=pytest.mark.slow),  # never
         ("tempogan", ["model.lambda_adv_s=0", "model.lambda_adv_t=0"], 0),  # alone for good
-        ("srgan", ["model.pretrain_steps=7"], 7),
+        pytest.param("srgan", ["model.pretrain_steps=7"], 7, marks=pytest.mark.slow),
         ("st_rainnet", [], 0),
     ],
 )

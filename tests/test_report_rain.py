@@ -83,7 +83,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for run, more in (("one", []), ("two", ["training.seed=1"]), ("interpolated", INTERPOLATED)):
         asked, _ = settings.load(None, [*SMALL, *more])
         train.train(settings.located(asked, home / "R.zarr", home / "R.split.json"), home / run)
-        evaluate(home / run, resamples=50)
+        sites = () if run == "one" else ("@8,8",)  # a third of a picture that nobody looks at here
+        evaluate(home / run, resamples=50, sites=sites)
     return home
 
 

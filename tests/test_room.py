@@ -19,15 +19,17 @@ FRAME = 4 * 16 * 16  # bytes of one of Tiny's
 
 
 @pytest.fixture
-def disk(monkeypatch):
-    """Makes the disk as large as is said."""
+def disk(monkeypatch, tmp_path):
+    """Makes the disk as large as is said, and plain whatever the tests run on."""
 
     def disk(free: int, total: int = 10**9) -> None:
         monkeypatch.setattr(
             shutil, "disk_usage", lambda path: SimpleNamespace(free=free, total=total)
         )
 
-    monkeypatch.setattr(room, "MOUNTS", Path("/nowhere"))
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/vda / ext4 rw 0 0\n")
+    monkeypatch.setattr(room, "MOUNTS", mounts)
     return disk
 
 
@@ -103,7 +105,8 @@ def test_packed_frames_are_only_doubted(tiny, disk, capsys):
     assert "about 2.05 kB are to be written, and its disk has 1.02 kB" in capsys.readouterr().err
 
 
-def test_a_disk_that_tells_nothing_or_packs_by_itself_is_not_doubted(tiny, disk, monkeypatch):
+@pytest.mark.parametrize("kind", ["zfs", "nfs4", "overlay", ""])
+def test_only_a_disk_that_tells_and_packs_nothing_is_refused(tiny, disk, monkeypatch, capsys, kind):
     tiny.track()
     disk(0, total=0)
     tiny.conversion("S.zarr")
@@ -111,8 +114,14 @@ def test_a_disk_that_tells_nothing_or_packs_by_itself_is_not_doubted(tiny, disk,
     mounts = tiny.home / "mounts"
     monkeypatch.setattr(room, "MOUNTS", mounts)
     folder = str(tiny.home.resolve()).replace(" ", "\\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\ntank {folder} zfs rw 0 0\n")
+    if kind:
+        mounts.write_text(f"/dev/vda / ext4 rw 0 0\ntank {folder} {kind} rw 0 0\n")
+    else:  # as where there is no such list
+        monkeypatch.setattr(room, "MOUNTS", Path("/nowhere"))
+    capsys.readouterr()
     tiny.conversion("T.zarr")
+    assert "are to be written" in capsys.readouterr().err
+    monkeypatch.setattr(room, "MOUNTS", mounts)
     mounts.write_text(f"/dev/vda / zfs rw 0 0\n/dev/vdb {folder} ext4 rw 0 0\n")
     with pytest.raises(UserError, match="are to be written"):
         tiny.conversion("U.zarr")

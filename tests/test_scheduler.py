@@ -296,6 +296,7 @@ def test_no_workers_are_told_of_and_not_waited_for_for_ever(monkeypatch):
     assert not cluster.nobody_works(somebody, 0, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_scheduler_without_workers_waits_for_them(tiny, crew, monkeypatch):
     for worker in crew.workers:
         worker.kill()

@@ -284,7 +284,7 @@ def gently(name: str) -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in ("pastnet", "simvp") else n
+        pytest.param(n, marks=pytest.mark.slow) if n in ("pastnet", "simvp", "srgan") else n
         for n in models.names()
     ],
 )
@@ -411,7 +411,8 @@ def half(plain, file, **more):
 """
 
 
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_kill_9_of_one_ends_the_other(
     data: Path, tmp_path: Path, start: Start, whole: Path, killed: int
 ) -> None:

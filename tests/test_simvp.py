@@ -324,8 +324,17 @@ def test_every_past_frame_matters_to_every_future_one(arch):
 # Settings
 
 
-@every_arch
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    ("arch", "residual"),
+    [
+        ("simvp", False),
+        ("gsta", True),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (("simvp", True), ("gsta", False), ("incepu", False), ("incepu", True))
+        ),
+    ],
+)
 def test_learns_one_batch(arch, residual):
     shape = geometry((3, 1, 16, 16), (2, 1, 16, 16), continues=(0,))
     model = build(shape, arch=arch, residual=residual)

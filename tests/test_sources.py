@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import sources
 from pipeline.errors import UsageError, UserError
-from pipeline.sources import filelist, options
+from pipeline.sources import archive, filelist, options
 from pipeline.sources.options import Options, asked
 
 
@@ -159,6 +159,34 @@ def test_what_is_left_out_of_a_folder_is_counted_in_one_note(tiny):
     assert set(note.removeprefix(told).split(", ")) == {"2 .nc", "1 .tif", "1 .part"}
     assert not any("left out" in note for note in quiet.notes)
     assert release.problems == quiet.problems == ()
+
+
+def test_a_second_download_beside_the_first_is_told_to_be_left_out(tmp_path):
+    """wget's a.nc.1; of an archive the same ending is a part's."""
+    for name in ("a.nc", "a.nc.1", "b.NC.2", "a.nc-aa", "c.tar.gz.1"):
+        (tmp_path / name).touch()
+    left_out = filelist.others(tmp_path, (".nc", ".nc4"))
+    assert sorted(left_out) == ["a.nc-aa", "a.nc.1", "b.NC.2", "c.tar.gz.1"]
+    assert filelist.counted(left_out) == "1 .gz.1, 1 .nc-aa, 1 .nc.1, 1 .nc.2"
+    archived = filelist.others(tmp_path, (".h5", ".tar", ".tgz", ".tar.gz"))
+    assert sorted(archived) == ["a.nc", "a.nc-aa", "a.nc.1", "b.NC.2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("WP.tar.gz", True),
+        ("WP.tar.gz.01", True),
+        ("WP.tgz-ab", True),
+        ("WP.tar.gz.md5", True),
+        ("SUMS.SHA256", True),
+        ("WP.h5", False),
+        ("image", False),
+        ("a.nc.1", False),
+    ],
+)
+def test_a_name_tells_whether_it_belongs_to_an_archive(name, told):
+    assert archive.belongs(Path("of") / name) is told
 
 
 HELD = {

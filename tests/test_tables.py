@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -46,6 +50,18 @@ def test_a_log_has_tables_as_wide_as_they_are_and_no_blanks_at_ends(
     assert len(lines[2]) > 300
     assert lines[2].endswith("word end")
     assert lines == [line.rstrip() for line in lines]
+
+
+def test_a_log_has_results_and_notes_in_their_order(tmp_path: Path) -> None:
+    """Standard output is no terminal and buffers; what is on standard error is not held back."""
+    (tmp_path / "a.yaml").write_text("training: {schedule: onecycle, beta1: 0.5}\n")
+    (tmp_path / "b.yaml").write_text("training: {epochs: 3}\n")
+    words = [Path(sys.executable).with_name("cli"), "settings", "check", "a.yaml", "b.yaml"]
+    usual = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run(words, cwd=tmp_path, env=usual, stdout=log, stderr=log, check=True)
+    said = (tmp_path / "log").read_text().splitlines()
+    assert [line.split()[0] for line in said] == ["Fine", "Note:", "Fine", "Next"]
 
 
 def test_columns_and_terminals_say_how_wide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,10 @@ def test_a_run_leaves_settings_log_and_checkpoints(data: Path, undisturbed: Path
     assert list((undisturbed / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
+@pytest.mark.parametrize(
+    "stop_after",
+    [pytest.param(n, marks=pytest.mark.slow) if n in (1, 11) else n for n in (1, 5, 8, 11)],
+)
 def test_stopped_and_resumed_equals_undisturbed(
     data: Path, undisturbed: Path, tmp_path: Path, stop_after: int, stop_in: Callable[..., None]
 ) -> None:
@@ -251,6 +254,8 @@ def test_a_training_that_a_cpu_will_be_long_at_says_so(
 def test_what_is_made_for_cpus_is_found_by_model_and_scaling(name: str, smaller: list[str]) -> None:
     of, _ = settings.load(shipped.files()[name])
     assert train.for_cpus(of) == smaller
+    less, _ = settings.load(shipped.files()[name], ["training.patch_size=32"])
+    assert train.for_cpus(less) == []
 
 
 def test_slurm_s_signal_before_the_end_saves_too(
@@ -349,7 +354,12 @@ def test_accumulation_steps_once_for_several_batches(data: Path, tmp_path: Path)
 
 
 def test_what_goes_in_is_drawn_before_the_first_step(data: Path, tmp_path: Path) -> None:
-    drawing = [*SINGLE, "training.epochs=1", "training.sample_every_epochs=1"]
+    drawing = [
+        *CONTENT,
+        "training.sequence_length=1",
+        "training.epochs=1",
+        "training.sample_every_epochs=1",
+    ]
     quiet = small(data, *drawing[:-1])
     train.train(small(data, *drawing), tmp_path / "drawn")
     train.train(quiet, tmp_path / "quiet")

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,13 +96,16 @@ def test_several_processes_find_the_same(tiny, either):
 # every byte
 
 
-def test_a_flip_anywhere_is_found_and_its_file_is_named(either):
-    """At three places of every file; the next tests look at every byte."""
+@pytest.mark.parametrize("places", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_flip_anywhere_is_found_and_its_file_is_named(either, places):
+    """At so many of three places of every file; the next tests look at every byte."""
     files = sorted(p for p in either.rglob("*") if p.is_file())
     assert len(files) == 52
-    for file in files:
+    for number, file in enumerate(files):
         data = file.read_bytes()
-        for where in {0, len(data) // 2, len(data) - 1}:
+        three = 0, len(data) // 2, len(data) - 1
+        for place in range(number, number + places):
+            where = three[place % 3]
             flip(file, where, 0x10)
             name = str(file.relative_to(either))
             lines = told(verify(either, workers=1))
@@ -110,12 +113,12 @@ def test_a_flip_anywhere_is_found_and_its_file_is_named(either):
                 name = name.split("/")[0]  # a frame of a track, or its shard
             assert lines, (name, where)
             assert all(line.startswith(name) for line in lines), (name, where, lines)
-        file.write_bytes(data)
+            file.write_bytes(data)
 
 
-def each_flip(data: bytes, ways: tuple[int, ...] = (0x01, 0x10)) -> Iterator[bytes]:
-    """The file with each of its bytes changed, in some ways."""
-    for where, bits in itertools.product(range(len(data)), ways):
+def each_flip(data: bytes, places: Sequence[int] | None = None) -> Iterator[bytes]:
+    """The file with each of its bytes changed, or of these, in two ways."""
+    for where, bits in itertools.product(places or range(len(data)), (0x01, 0x10)):
         changed = bytearray(data)
         changed[where] ^= bits
         yield bytes(changed)
@@ -137,12 +140,14 @@ def test_every_byte_of_the_small_files_counts(path):
                 assert seal.parsed(changed) != whole, file
 
 
-@pytest.mark.parametrize("bits", [0x01, pytest.param(0x10, marks=pytest.mark.slow)])
-def test_every_byte_of_the_root_counts(tiny, bits):
+@pytest.mark.parametrize("step", [20, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_byte_of_the_root_counts(tiny, step):
+    """Its two ends byte by byte; between them so many bytes apart, in the slow test one."""
     tiny.write(0, pixels=small(tiny, 0))
     data = (tiny.conversion().store / "zarr.json").read_bytes()
     assert seal.is_sound_root(data)
-    assert not any(map(seal.is_sound_root, each_flip(data, (bits,))))
+    places = sorted({*range(50), *range(0, len(data), step), *range(len(data) - 50, len(data))})
+    assert not any(map(seal.is_sound_root, each_flip(data, places=places)))
 
 
 def test_every_byte_of_a_shard_counts(either):
@@ -628,6 +633,9 @@ PARTS = [f"dl/WP.tar.gz{n}" for n in (0, 1, 2)]
         (f"--source {' '.join(PARTS)} S.zarr", ("S.zarr", PARTS[0])),
         (f"--source {' '.join(PARTS)}", ("data/WP.zarr", PARTS[0])),
         (" ".join(f"--source {part}" for part in reversed(PARTS)), ("data/WP.zarr", PARTS[0])),
+        (f"S.zarr --source {' '.join(PARTS)} dl/WP.tar.gz.md5", ("S.zarr", PARTS[0])),
+        (f"--source {' '.join(PARTS)} dl/SHA256SUMS.txt", ("data/WP.zarr", PARTS[0])),
+        ("S.zarr --source dl/WP.tar dl/WP.tar.md5", ("S.zarr", "dl/WP.tar")),
         ("S.zarr T.zarr", "2 stores, S.zarr, T.zarr; give one of them"),
         (f"S.zarr {' '.join(PARTS)}", "4 stores, S.zarr, .* and raw files with --source"),
         ("S.zarr --source raw --source other", "2 sources, but raw is no part of an archive"),

@@ -325,10 +325,12 @@ def places(sources: list[Path], target: Path | None) -> tuple[Path, Path]:
     *sources, store = given
     from pipeline.sources import archive
 
-    if archive.NAME.fullmatch(store.name):
+    named = (archive.NAME.fullmatch(path.name) for path in (store, *sources))
+    if archive.belongs(store) and (part := next(filter(None, named), None)):
+        what = "is a part" if archive.NAME.fullmatch(store.name) else "are the sums"
         raise UsageError(
-            f"{store}: is a part of an archive, not a store to write, which comes last: "
-            f"cli convert {sources[0].parent / store.name.partition('.')[0]}.tar.gz* data/WP.zarr"
+            f"{store}: {what} of an archive, not a store to write, which comes last: "
+            f"cli convert {store.parent / part['stem']}* data/WP.zarr"
         )
     return (sources[0] if len(sources) == 1 else archive.one_source(sources)), store
 

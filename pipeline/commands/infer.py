@@ -240,9 +240,11 @@ def infer(
     if dry_run:
         console.print("Nothing was written")
         words = [*again()]
-    elif done.mode == "check":
-        words = ["export", run]
-    else:  # what it is worth
+    elif done.mode != "check" and done.checkable:  # what it is worth
         beside = out.with_name(f"check-{out.name}")
-        words = [*again("--out", "--mode", "--at"), "--out", beside, "--mode", "check"]
+        # of a forecast the hours are others
+        hours = ("--at", "--pictures") if done.mode == "forecast" else ()
+        words = [*again("--out", "--mode", *hours), "--out", beside, "--mode", "check"]
+    else:  # what was exported is not exported once more
+        words = ["export", run] if (run / "checkpoints").is_dir() else []
     finish_with(done.problems, *words)

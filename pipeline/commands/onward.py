@@ -37,16 +37,20 @@ def to_split(path: Path, *, converted: bool = False) -> list[object]:
     from pipeline import store
 
     opened = store.open_store(path)
-    window = window_of(setting_of(opened.channels))
-    if found := stage.proposed(opened, partial(windows, window, None)):
+    window, judged = windows_of(setting_of(opened.channels))
+    if found := stage.proposed(
+        opened, partial(windows, window, None), partial(windows, judged, None)
+    ):
         return ["split", path, *found]
     once_more = again if converted else partial(from_source, path)
     fit = [track.id for track in opened if windows(window, None, track)]
-    what = "a triplet, three sound frames in a row" if window > 1 else "a sound frame"
+    what = {1: "a sound frame", 3: "a triplet, three sound frames in a row"}.get(
+        window, f"{window} sound frames in a row"
+    )
     only = f"only track {fit[0]} holds {what}" if fit else f"no track holds {what}"
     told = f"{path}: {only}, and training needs other tracks than those that it is judged on"
     for most in LENIENT:
-        if stage.proposed(opened, partial(windows, window, most)):
+        if stage.proposed(opened, partial(windows, window, most), partial(windows, judged, most)):
             note(f"{told}; with --max-missing {most:g} fewer frames would be flagged")
             words = [word for word in once_more("--max-missing") if word != "--replace"]
             return [*words, "--max-missing", f"{most:g}", "--replace"]
@@ -63,9 +67,11 @@ def to_split(path: Path, *, converted: bool = False) -> list[object]:
 
 
 def wider(word: str) -> str:
-    """Of a typhoon's folder in a tree that tree."""
-    folder = Path(word).parent
-    return str(folder.parent) if folder.name == "image" else word
+    """Of a raw typhoon's folder in a tree that tree; any other word as it is."""
+    folder = Path(word)
+    if folder.parent.name == "image" and any(folder.glob("*.h5")):
+        return str(folder.parent.parent)
+    return word
 
 
 def from_source(path: Path, *_: str) -> list[Any]:
@@ -116,8 +122,7 @@ def to_train(path: Path, split: Split, file: Path | None) -> list[object]:
     """
     channels, shape = about(path)
     name = setting_of(channels)
-    held = split.triplets if window_of(name) > 1 else split.frames
-    if (path / "zarr.json").is_file() and not (held["train"] and split.frames["eval"]):
+    if (path / "zarr.json").is_file() and not serves(path, split, name):
         return to_split(path)
     words: list[object] = ["train", name, "--store", path, *(["--split", file] if file else [])]
     if name == "CONFIG":
@@ -125,10 +130,21 @@ def to_train(path: Path, split: Split, file: Path | None) -> list[object]:
     rain = [channel["name"] for channel in channels if channel["units"] == "mm"]
     if rain and len(channels) > 1:
         words += ["--set", f"task.targets=[{','.join(rain)}]"]
-    patch, side = training_of(name).get("patch_size"), min(shape[-2:])
+    patch, side = said_by(name).get("training", {}).get("patch_size"), min(shape[-2:])
     if patch and side < patch:  # which must hold whole coarse pixels
         words += ["--set", f"training.patch_size={side // 4 * 4}"]
     return words
+
+
+def serves(path: Path, split: Split, name: str) -> bool:
+    """Whether a split of a store leaves those settings windows to train on and to be judged on."""
+    from pipeline import store
+
+    opened = store.open_store(path)
+    return all(
+        any(windows(length, None, opened.track(id)) for id in ids)
+        for length, ids in zip(windows_of(name), (split.train, split.eval), strict=True)
+    )
 
 
 def about(path: Path) -> tuple[Sequence[Mapping[str, Any]], tuple[int, ...]]:
@@ -156,19 +172,24 @@ def setting_of(channels: Sequence[Mapping[str, Any]]) -> str:
     return "CONFIG"
 
 
-def window_of(name: str) -> int:
-    """Frames of a training's window, by its settings; a triplet where they do not say."""
-    return int(training_of(name).get("sequence_length", 3)) if name != "CONFIG" else 3
+def windows_of(name: str) -> tuple[int, int]:
+    """Frames of a window that a training learns from, and of one that it is judged on.
+
+    A forecast is judged on its whole window, all else frame by frame. A triplet is learnt from
+    where the settings do not say.
+    """
+    said = said_by(name)
+    task = said.get("task", {})
+    if "past" in task and "future" in task:
+        return (task["past"] + task["future"],) * 2
+    return said.get("training", {}).get("sequence_length", 3), 1
 
 
-def training_of(name: str) -> dict[str, Any]:
-    """What eddy's own settings of that name say of training."""
-    import yaml
+def said_by(name: str) -> dict[str, Any]:
+    """What eddy's own settings of that name say; nothing of CONFIG."""
+    from pipeline import settings_file, shipped
 
-    from pipeline import shipped
-
-    found = yaml.safe_load(shipped.find(Path(name)).read_text(encoding="utf-8"))
-    return dict(found.get("training", {}))
+    return {} if name == "CONFIG" else settings_file.read(shipped.files()[name])
 
 
 def has_gpu() -> bool:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline.commands.wide import Screen
-from pipeline.interrupts import Terminated, terminable
+from pipeline.interrupts import Terminated, is_another, terminable
 
 MANY = 30  # rows of a table or list on the screen; the manifest has them all
 SKIPPED = 3  # exit code: finished, with inputs left out
@@ -103,7 +103,10 @@ def stoppable(way_on: str | Callable[[], str]) -> Iterator[None]:
 
 
 def stopped(stop: KeyboardInterrupt, way_on: str) -> NoReturn:
-    fail(way_on, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED, "Stopped")
+    code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    if is_another():
+        raise typer.Exit(code)
+    fail(way_on, code, "Stopped")
 
 
 def finish_with(problems: list[str], *words: object) -> None:

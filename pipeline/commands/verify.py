@@ -110,14 +110,14 @@ def verify(
 
 
 def places(paths: list[Path], sources: list[Path]) -> tuple[Path, Path | None]:
-    """The store, and what to compare it with; of an archive all parts may be named.
+    """The store, and what to compare it with; of an archive all parts and their sums may be named.
 
     Where a shell has made many words of an unquoted WP.tar.gz*, --source takes the first of them,
     and the others stand beside the store. Raises UsageError.
     """
     from pipeline.sources import archive
 
-    parts = [path for path in paths if sources and archive.NAME.fullmatch(path.name)]
+    parts = [path for path in paths if sources and archive.belongs(path)]
     stores = [path for path in paths if path not in parts]
     if len(stores) > 1:
         told = f"{len(stores)} stores, {', '.join(map(str, stores))}; give one of them"

@@ -33,3 +33,4 @@ class Screen(Console):
         with self.capture() as captured:
             super().print(*objects, **options)
         self.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+        self.file.flush()  # what is on standard error comes after it

@@ -71,6 +71,11 @@ class Listing:
     held: str = ""  # what else, by endings, for a sentence
 
 
+def belongs(path: Path) -> bool:
+    """Whether a name is of a part of an archive, or of its sums."""
+    return bool(NAME.fullmatch(path.name)) or path.suffix.lower() in SUMS
+
+
 def is_archive(path: Path) -> bool:
     """Whether a file is an archive or a part of one by its name, or a folder holds nothing else."""
     return bool(names_at(path))

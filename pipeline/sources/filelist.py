@@ -17,6 +17,7 @@ KNOWN = (  # endings of what lies beside data: nobody misses these in a store
     *(".yaml", ".yml", ".toml", ".ini", ".cff", ".bib", ".log", ".py", ".ipynb", ".sh", ".bat"),
     *(".idx", ".md5", ".sha1", ".sha256", ".sha512", ".asc", ".sig", ".db", ".lnk", ".url"),
 )
+PACKED = (".tar", ".tgz", ".tar.gz")  # what may come in numbered parts
 PART = re.compile(r"[-._]?(\d+|[a-z]{2})$", re.ASCII)
 LONGEST_LIST = 256 << 20  # bytes; a larger JSON file is no list of files
 
@@ -69,13 +70,14 @@ def others(folder: Path, endings: tuple[str, ...]) -> list[str]:
     """Names of files below a folder that have none of the endings, in no fixed order.
 
     But for what lies beside data, as a licence or a table does, and for what is in a Zarr store.
-    An ending may have the number of a part after it.
+    An archive's ending may have the number of a part after it; a.nc.1 is wget's second a.nc.
     """
     usual = (*endings, *KNOWN)
+    parted = tuple(ending for ending in endings if ending in PACKED)
     found = []
     for file in below(folder):
         name = file.name.lower()
-        if file.suffix and not (name.endswith(usual) or PART.sub("", name).endswith(endings)):
+        if file.suffix and not (name.endswith(usual) or PART.sub("", name).endswith(parted)):
             within = file.relative_to(folder).parts[:-1]
             if not any(part.endswith(".zarr") for part in within):
                 found.append(file.name)
@@ -83,12 +85,18 @@ def others(folder: Path, endings: tuple[str, ...]) -> list[str]:
 
 
 def counted(names: Iterable[str], most: int = 4) -> str:
-    """Names by their endings, for a sentence: 3 .grib, 1 .tif; "" for none."""
-    endings = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
+    """Names by their endings, for a sentence: 3 .grib, 1 .tif, 1 .nc.1; "" for none."""
+    endings = Counter(ending(name) or "without an ending" for name in names)
     ranked = sorted(endings.items(), key=lambda of: (-of[1], of[0]))
     told = [f"{count} {ending}" for ending, count in ranked]
     more = sum(count for _, count in ranked[most:])
     return ", ".join(told[:most] + ([f"{more} more"] if more else []))
+
+
+def ending(name: str) -> str:
+    """Of a file's name, in lower case; a number at its end is told with what is before it."""
+    path = PurePath(name.lower())
+    return "".join(path.suffixes[-2:]) if path.suffix[1:].isdigit() else path.suffix
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

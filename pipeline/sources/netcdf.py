@@ -94,7 +94,7 @@ class Header:
     levels: dict[str, tuple[float, ...]] = field(default_factory=dict)
     about: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # each variable's attributes
     times: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) int64
-    untold: dict[str, tuple[int, str]] = field(default_factory=dict)  # steps without, and why
+    untold: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # steps, Timeless's words
 
     @classmethod
     def of(cls, number: int, file: File, names: Sequence[str], options: Options) -> Header:
@@ -111,7 +111,7 @@ class Header:
             try:
                 header.times[name] = of.times(file)
             except Timeless as error:
-                header.untold[name] = of.count(file), str(error)
+                header.untold[name] = of.count(file), str(error), error.own
             header.about[name] = file.variables[name].attrs
             cells = len(cut.rows) * len(cut.columns) * max(1, len(levels))
             if 8 * cells > netcdf_file.LARGEST_FIELD:
@@ -230,31 +230,42 @@ class Scan:
         """Give times to steps that bear none: from their files' names, else by counting.
 
         Each variable's steps count on from file to file, in the order of their names. Raises
-        UsageError where neither is possible.
+        UsageError where neither is possible, UserError where they would lie beside times that
+        other files do say.
         """
         options = self.options
         asked, step = options.start or "1970-01-01", options.step
         start = int(np.datetime64(asked, "s").astype(np.int64))
-        counted = 0
+        counted, unusable = 0, dict[str, None]()
         for name in wanted:
+            own = sum(name in header.times for header in headers)
             untold = [header for header in headers if name in header.untold]
             alone = bool(options.start) and sum(h.untold[name][0] for h in untold) == 1
             before = 0
             for header in untold:
-                count, why = header.untold[name]
+                count, why, unfit = header.untold[name]
                 dated = stretches.named(Path(header.where.member or header.where.path.name))
                 if dated is not None and not options.start and (step or count == 1):
                     times = dated + np.arange(count) * (step or 0)
+                elif own and (dated is None or options.start):
+                    others = f"{own} other files bear times of their own"
+                    if own == 1:
+                        others = "1 other file bears times of its own"
+                    raise UserError(f"{why}; {others}: mend this one or leave it out")
                 elif step or alone:
                     times = start + (before + np.arange(count)) * (step or 0)
                     before += count
+                    unusable |= dict.fromkeys([unfit] if unfit else [])
                 else:
                     raise UsageError(self.undated(why, count, dated))
                 header.times[name] = times
             counted += before
         if counted:
             every = f", every {said(step)}" if step else ""
-            self.counted = f"counted{every} from {asked} on, since the files do not say them"
+            why_so = "since the files do not say them"
+            if unusable:
+                why_so = f"in place of the files' own ({listed(list(unusable), FEW)})"
+            self.counted = f"counted{every} from {asked} on, {why_so}"
             self.notes.append(f"times are {self.counted}")
         elif options.start:
             self.notes.append(f"--start {asked} did not matter: the files bear times of their own")

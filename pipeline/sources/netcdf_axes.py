@@ -32,7 +32,15 @@ LEVEL_DIGITS = 3  # 92500.001 Pa is 925 hPa
 
 
 class Timeless(UserError):
-    """A file does not say when its fields are of; a user may, who counts them."""
+    """A file does not say when its fields are of, or not so that it can be used; a user may, who
+    counts them.
+
+    own: what the file says of times that cannot be used, for a note; "" where it says nothing.
+    """
+
+    def __init__(self, told: str, own: str = "") -> None:
+        super().__init__(told)
+        self.own = own
 
 
 @dataclass(frozen=True)
@@ -138,41 +146,55 @@ class Axes:
         return 1 if dim is None else file.variables[self.name].shape[self.dims.index(dim)]
 
     def times(self, file: File) -> np.ndarray:
-        """(n,) int64 seconds. Raises Timeless where the file does not say them."""
-        dim = self.dim("time")
+        """(n,) int64 seconds. Raises Timeless where the file does not say them, UserError: one of
+        them is missing.
+        """
+        dim, count = self.dim("time"), self.count(file)
+        names = self.tellers(file, [dim] if dim else [])
+        if dim and count == 1:  # a time beside the one step
+            names += self.tellers(file, [])
+        if not names:
+            own = f"{dim!r} {file.unfit[dim]}" if dim and dim in file.unfit else ""
+            raise Timeless(f"{file.where}: {self.name} {no_times(file, dim, count)}", own)
+        attrs = file.variables[names[0]].attrs
+        try:
+            return stretches.times(np.ravel(netcdf_file.whole(file, names[0])), attrs)
+        except stretches.MissingTime as error:
+            raise UserError(f"{file.where}: {error}; mend this file or leave it out") from None
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            calendar = str(attrs.get("calendar", "")).lower()
+            foreign = calendar not in stretches.CALENDARS
+            own = f"calendar {calendar!r}" if foreign else f"units {attrs.get('units', '')!r}"
+            raise Timeless(f"{file.where}: {error}", own) from None
+
+    def tellers(self, file: File, dims: Sequence[str]) -> list[str]:
+        """The variables along `dims` and no others that tell the steps' times, the best first."""
         spare = {name for name, kind in zip(self.dims, self.kinds, strict=True) if kind == "one"}
         holders = [
             str(name)
             for name, variable in file.variables.items()
-            if [d for d in variable.dims if d not in spare] == ([dim] if dim else [])
-            and tells_times(variable)
+            if [d for d in variable.dims if d not in spare] == dims and tells_times(variable)
         ]
-        names = [n for n in holders if n == "valid_time"] + [n for n in holders if n == dim]
+        names = [n for n in holders if n == "valid_time"] + [n for n in holders if n in dims]
         names += [n for n in holders if file.variables[n].attrs.get("standard_name") == "time"]
         names += [n for n in holders if n == "time"]
-        names += [n for n in holders if dim and dim in file.variables[n].dims]
-        if not names:
-            raise Timeless(f"{file.where}: {self.name} {no_times(file, dim, self.count(file))}")
-        try:
-            values = np.ravel(netcdf_file.whole(file, names[0]))
-            return stretches.times(values, file.variables[names[0]].attrs)
-        except ValueError as error:
-            if isinstance(error, UserError):
-                raise
-            raise Timeless(f"{file.where}: {error}") from None
+        return names + [n for n in holders if dims]
 
 
 def no_times(file: File, dim: str | None, count: int) -> str:
     """Why a variable's steps bear no times, for a sentence."""
     if dim is None:
         return "bears no time"
+    steps = "1 step" if count == 1 else f"{count} steps"
     if dim in file.unfit:
-        return f"has {count} steps whose {dim!r} {file.unfit[dim]}"
+        return f"has {steps} whose {dim!r} {file.unfit[dim]}"
     if dim not in file.variables:
-        return f"has {count} steps, and nothing in the file says of which times"
+        return f"has {steps}, and nothing in the file says of which times"
     units = units_of(file.variables[dim])
     told = f"in units {units!r}" if units else "without units"
-    return f"has {count} steps whose {dim!r} is {told}, not such as 'hours since 1900-01-01'"
+    return f"has {steps} whose {dim!r} is {told}, not such as 'hours since 1900-01-01'"
 
 
 def along_lead(file: File, sizes: Mapping[str, int]) -> dict[str, str]:
@@ -183,6 +205,8 @@ def along_lead(file: File, sizes: Mapping[str, int]) -> dict[str, str]:
     for variable in file.variables.values():
         dims = variable.dims
         if len(dims) > 1 and set(dims) <= set(sizes) and tells_times(variable):
+            if any(kind_of(file, dim) in ("y", "x", "level", "expver") for dim in dims):
+                continue  # the time of a row or a pixel is no forecast's lead
             long = [dim for dim in dims if sizes[dim] > 1]
             if len(long) < 2:
                 return {dim: "time" if dim == (long or dims)[0] else "one" for dim in dims}

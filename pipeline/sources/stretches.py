@@ -27,11 +27,15 @@ DATE_IN_NAME = re.compile(
 )
 
 
+class MissingTime(ValueError):
+    """One of many times is missing or makes no sense; the others may be right."""
+
+
 def times(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
     """(n,) int64 seconds since 1970, UTC, of a CF time variable; rounded to whole seconds.
 
-    Raises ValueError for another calendar than ours, units that are not understood, and a time
-    that is missing.
+    Raises ValueError for another calendar than ours and units that are not understood, MissingTime
+    for a time that is missing.
     """
     calendar = str(attrs.get("calendar", "")).lower()
     if calendar not in CALENDARS:
@@ -53,7 +57,7 @@ def times(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
         raise ValueError(f"its times count from {match[2]}, before the Gregorian calendar")
     seconds = values.astype(np.float64) * size
     if not (np.abs(seconds) < 1e12).all():
-        raise ValueError("a time is missing or absurd")
+        raise MissingTime("a time is missing or absurd")
     whole = values.astype(np.int64) * size if values.dtype.kind in "iu" else np.rint(seconds)
     return since.astype("datetime64[s]").astype(np.int64) + whole.astype(np.int64)
 
@@ -65,7 +69,7 @@ def absolute(values: np.ndarray) -> np.ndarray:
         since = np.array([f"{int(day) // 10000:04}-{int(day) // 100 % 100:02}-{int(day) % 100:02}"
                           for day in days], "datetime64[s]")  # fmt: skip
     except (ValueError, OverflowError):
-        raise ValueError(f"a time in {ABSOLUTE!r} is missing, or no date") from None
+        raise MissingTime(f"a time in {ABSOLUTE!r} is missing, or no date") from None
     return since.astype(np.int64) + np.rint((values - days) * DAY).astype(np.int64)
 
 
