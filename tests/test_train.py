@@ -228,6 +228,7 @@ def test_a_training_that_a_cpu_will_be_long_at_says_so(
     """After ten seconds of steps, the first of which does not count."""
     now = 0.0
     monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(train, "for_cpus", lambda _: [] if more else ["tempogan_cpu"])
     one = made(small(data, *more, f"training.epochs={epochs}"))
     one.position.players = 2 if more else 1  # so far
     watch = train.Watch(one)
