@@ -30,8 +30,8 @@ import models
 from models import Geometry
 from pipeline import checkpoint
 from pipeline.errors import UsageError, UserError
-from pipeline.inspecting.words import size
 from pipeline.problem import Problem
+from pipeline.reporting.words import size
 from pipeline.settings import RunSettings, TrainSettings
 from pipeline.steps import LATE, Batch, optimizers_of, update
 from pipeline.tasks import ForecastSettings

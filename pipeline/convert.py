@@ -19,9 +19,9 @@ from pipeline import atomic, cluster, credit, manifest, room, software, sources,
 from pipeline.elsewhere import await_tracks, convert_elsewhere
 from pipeline.errors import UsageError, UserError
 from pipeline.ingest import ConvertSettings, Job, convert_track
-from pipeline.inspecting.words import size
 from pipeline.progress import progress, say
 from pipeline.provenance import fingerprint, is_done, other_settings, record_of
+from pipeline.reporting.words import size
 from pipeline.sources import RawFrame, RawTrack, Release
 from pipeline.workers import WorkerDied, for_each
 

@@ -66,7 +66,7 @@ class Pace:
     def rough(self) -> bool:
         return self.busy or any(stage.rough for stage in self.stages)
 
-    def lasting(self, validations: int) -> float:
+    def total(self, validations: int) -> float:
         """Seconds of all stages and so many validations."""
         steps = sum(stage.seconds * stage.steps for stage in self.stages)
         return steps + validations * self.validation

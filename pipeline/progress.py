@@ -64,7 +64,7 @@ def brief(number: float, digits: int = 3) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
-def lasting(seconds: float, digits: int = 3) -> str:
+def duration(seconds: float, digits: int = 3) -> str:
     """For a person: 12 ms, 3.2 s, 5 min, 2.5 h."""
     for most, part, unit in ((1, 1e-3, "ms"), (100, 1, "s"), (100 * 60, 60, "min")):
         if seconds < most:
@@ -178,7 +178,7 @@ def logged(
     def line(now: float, note: str) -> None:
         speed = rate(now)
         told = f", {brief(speed)}/s" if speed else ""
-        left = f", {lasting((total - done) / speed, 2)} left" if speed and done < total else ""
+        left = f", {duration((total - done) / speed, 2)} left" if speed and done < total else ""
         console.print(
             f"{what}: {done:,}/{total:,} {unit}{told}{left}{'  ' + note if note else ''}",
             highlight=False,

@@ -16,10 +16,9 @@ from models import Geometry
 from pipeline import budget, demands, engine
 from pipeline.budget import Budget, Case, Choice
 from pipeline.errors import UsageError, UserError
-from pipeline.inspecting.words import size
 from pipeline.pace import Pace, paced
-from pipeline.progress import lasting
-from pipeline.reporting.words import count as counted
+from pipeline.progress import duration
+from pipeline.reporting.words import count, size
 from pipeline.settings import RunSettings
 from pipeline.trainer import Trainer
 
@@ -61,7 +60,7 @@ class Rehearsal:
     @property
     def seconds(self) -> float | None:
         """Of the whole training, with validation; None where no step could be timed."""
-        return self.pace.lasting(self.validations) if self.pace else None
+        return self.pace.total(self.validations) if self.pace else None
 
     def rows(self) -> Rows:
         """For the screen: a word, and what there is to say of it."""
@@ -72,15 +71,15 @@ class Rehearsal:
             ("Window", f"{frames(self.geometry.x)} -> {frames(self.geometry.y)}"),
             (
                 "Data",
-                f"{counted(self.train_windows, 'training window')}, {self.samples:,} shown per "
-                f"epoch; {counted(self.eval_windows, 'validation window')}",
+                f"{count(self.train_windows, 'training window')}, {self.samples:,} shown per "
+                f"epoch; {count(self.eval_windows, 'validation window')}",
             ),
             (
                 "Steps",
                 f"{self.steps_per_epoch:,} per epoch, {self.total_steps:,} in "
-                f"{counted(t.epochs, 'epoch')}; each of "
+                f"{count(t.epochs, 'epoch')}; each of "
                 + (f"{t.accumulate} batches of " if t.accumulate > 1 else "")
-                + counted(t.batch_size, "window")
+                + count(t.batch_size, "window")
                 + (f", on {t.devices} devices" if t.devices > 1 else "")
                 + self.of_players(),
             ),
@@ -129,25 +128,25 @@ class Rehearsal:
         if not pace:
             return "not known: this machine has too little memory for such a step"
         share = t.batch_size * t.accumulate // t.devices
-        whole = pace.lasting(self.validations)
+        whole = pace.total(self.validations)
         lines = [
-            f"{'roughly ' if pace.rough else ''}{lasting(whole, 2)} for all, "
-            f"{lasting(whole / t.epochs, 2)} per epoch, with validation "
+            f"{'roughly ' if pace.rough else ''}{duration(whole, 2)} for all, "
+            f"{duration(whole / t.epochs, 2)} per epoch, with validation "
             f"({self.validations * pace.validation / whole:.0%} of it)"
         ]
         for stage in pace.stages:
             which = f" from step {stage.first:,} on" if stage.first > 1 else ""
             which = which or (f" until step {stage.steps:,}" if len(pace.stages) > 1 else "")
             lines.append(
-                f"{lasting(stage.seconds)} per step{which}, {stage.share_waiting:.1%} of it "
+                f"{duration(stage.seconds)} per step{which}, {stage.share_waiting:.1%} of it "
                 "waiting for data"
             )
         windows = min(stage.windows for stage in pace.stages)
         of = f" of {windows} of {share} windows" if windows < share else ""
         lines.append(
-            f"{counted(sum(stage.timed for stage in pace.stages), 'step')}{of} timed here: "
+            f"{count(sum(stage.timed for stage in pace.stages), 'step')}{of} timed here: "
             + pace.device
-            + (f", {counted(self.threads, 'thread')}" if pace.reserved is None else "")
+            + (f", {count(self.threads, 'thread')}" if pace.reserved is None else "")
         )
         if pace.busy:
             fewer = ", or with one thread: OMP_NUM_THREADS=1" if self.threads > 1 else ""
@@ -221,7 +220,7 @@ def one_of_them(settings: RunSettings) -> RunSettings:
 
 def frames(shape: tuple[int, int, int, int]) -> str:
     T, C, H, W = shape
-    return f"{counted(T, 'frame')} of {counted(C, 'channel')}, {H}x{W}"
+    return f"{count(T, 'frame')} of {count(C, 'channel')}, {H}x{W}"
 
 
 def many(number: float) -> str:

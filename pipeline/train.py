@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.health import Unhealthy
 from pipeline.interrupts import told_to_stop
 from pipeline.problem import MODEL
-from pipeline.progress import brief, lasting, muted, progress, say
+from pipeline.progress import brief, duration, muted, progress, say
 from pipeline.runlog import Log, open_log
 from pipeline.settings import RunSettings
 from pipeline.tasks import ForecastSettings
@@ -239,7 +239,7 @@ class Watch:
         more = ", and more when all players take part" if rest else ""
         named = " or ".join(f"`cli train {name}`" for name in for_cpus(trainer.settings))
         return (
-            f"at this pace the CPU takes {lasting(left, 2)}{more}. Quicker: a GPU"
+            f"at this pace the CPU takes {duration(left, 2)}{more}. Quicker: a GPU"
             + (f", {named}, made for CPUs," if named else "")
             + " or fewer --set training.epochs=N; --dry-run says beforehand how long"
         )

@@ -40,13 +40,13 @@ def test_numbers_are_written_out(number: float, told: str) -> None:
     ],
 )
 def test_times_are_for_persons(seconds: float, told: str) -> None:
-    assert progress.lasting(seconds) == told
+    assert progress.duration(seconds) == told
 
 
 def test_a_time_of_two_digits() -> None:
-    assert progress.lasting(1872.0, 2) == "31 min"
-    assert progress.lasting(14_366.0, 2) == "4 h"
-    assert progress.lasting(400 * 3600.0, 2) == "400 h"
+    assert progress.duration(1872.0, 2) == "31 min"
+    assert progress.duration(14_366.0, 2) == "4 h"
+    assert progress.duration(400 * 3600.0, 2) == "400 h"
 
 
 class Clock:

@@ -339,7 +339,7 @@ def planned(source: Path, store: Path, ids: list[str], settings: Any, json: str 
     """What --dry-run says."""
     from pipeline import convert as stage
     from pipeline import room, sources
-    from pipeline.inspecting.words import size as in_bytes
+    from pipeline.reporting.words import size as in_bytes
 
     release = stage.selected(sources.scan(source, settings.options), ids)
     frames = sum(len(raw.frames) for raw in release.tracks)

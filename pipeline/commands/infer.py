@@ -170,8 +170,8 @@ def infer(
     ):
         with starting():
             from pipeline import infer as stage
-            from pipeline.inspecting.words import size as in_bytes
             from pipeline.reporting.words import count
+            from pipeline.reporting.words import size as in_bytes
             from pipeline.sources import options
 
         done = stage.infer(
