@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import checkpoint, store, tasks
-from pipeline.errors import UsageError, UserError
+from pipeline import checkpoint, tasks
+from pipeline.errors import UsageError, UserError, few
 from pipeline.progress import say
 from pipeline.settings import TrainSettings
 from pipeline.sources.grids import Grid
@@ -74,7 +74,7 @@ def refuse_turning(channels: Sequence[Mapping[str, Any]], t: TrainSettings) -> N
     winds = [channel["name"] for channel in channels if is_wind(channel)]
     if winds and t.augment:
         raise UserError(
-            f"training.augment turns and mirrors frames, after which the winds {store.few(winds)} "
+            f"training.augment turns and mirrors frames, after which the winds {few(winds)} "
             "would point the wrong way; set training.augment to false"
         )
 
@@ -119,7 +119,7 @@ def one_step(tracks: Sequence[Track], window: int) -> int:
             by_step.setdefault(usual_step(track.times), []).append(track.id)
     if len(by_step) > 1:
         told = "; ".join(
-            f"{step / 3600:g} h in {store.few(ids)}" for step, ids in sorted(by_step.items())
+            f"{step / 3600:g} h in {few(ids)}" for step, ids in sorted(by_step.items())
         )
         raise UserError(
             f"the tracks have several time steps ({told}), and a forecast is of one; "

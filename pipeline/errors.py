@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Bad input: where, what was found, what was expected, and the way out, in one sentence.
@@ -20,3 +22,9 @@ class UsageError(UserError):
     """The command line itself is off: a bad combination of options, an unknown setting."""
 
     code = 2
+
+
+def few(names: Iterable[object], most: int = 8) -> str:
+    """A list for a sentence: the first names, and how many there are of many."""
+    told = [str(name) for name in names]
+    return ", ".join(told[:most]) + (f" ... ({len(told)} in all)" if len(told) > most else "")

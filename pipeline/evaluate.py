@@ -30,7 +30,7 @@ from pipeline import (
 from pipeline.answers import MODEL, Answers
 from pipeline.arrays import Arrays
 from pipeline.checkpoint import Checkpoint
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 from pipeline.familiarity import refuse_unfit
 from pipeline.progress import progress
 from pipeline.scorecard import TRUTH, Judge, Yardstick
@@ -103,7 +103,7 @@ def evaluate(
     ids = split.part(on)
     if seen := sorted(set(ids) & set(trained.data.train)):
         raise UserError(
-            f"{run}: was trained on {store.few(seen)}; evaluate on tracks that it has not seen"
+            f"{run}: was trained on {few(seen)}; evaluate on tracks that it has not seen"
         )
     inputs.refuse_others(opened.path, opened.channels, trained.data.channels)
     tracks = {id: opened.track(id) for id in ids}
@@ -114,7 +114,7 @@ def evaluate(
     if not fit:
         what = "usable frame" if length == 1 else f"window of {length} usable frames at equal steps"
         raise UserError(
-            f"{opened.path}: no {what} in the {on} tracks {store.few(ids)}; set others aside"
+            f"{opened.path}: no {what} in the {on} tracks {few(ids)}; set others aside"
             + (", or ask for fewer --steps" if steps else "")
         )
     for track in fit.values():
@@ -172,12 +172,12 @@ def notes(scores: Scores) -> list[str]:
     """What must be said on the screen beside them."""
     made = []
     if without := scores.about["tracks_left_out"]:
-        made.append(f"tracks without a usable frame are left out: {store.few(without)}")
+        made.append(f"tracks without a usable frame are left out: {few(without)}")
     chosen_on = scores.about["chosen_on"] if scores.about["checkpoint"] == "best" else []
     judged = [id for id in scores.by_track if id in chosen_on]
     if judged and scores.about["on"] == "test":
         made.append(
-            f"the checkpoint was chosen by its RMSE on {store.few(judged)}, which flatters it a "
+            f"the checkpoint was chosen by its RMSE on {few(judged)}, which flatters it a "
             "little; to quote a figure, take tracks that training has not looked at"
         )
     return made

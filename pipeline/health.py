@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 from pipeline.progress import say
-from pipeline.store import few
 
 EXPLODED = 1000.0  # times a loss at the beginning, or times 1 if that is more
 # A discriminator that gives truth more, and what is made less, has won. (With its labels smoothed

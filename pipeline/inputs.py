@@ -14,7 +14,7 @@ import zarr
 from pydantic import ValidationError
 
 from pipeline import quality, sources, store
-from pipeline.errors import UsageError, UserError
+from pipeline.errors import UsageError, UserError, few
 from pipeline.forecasts import refuse_others
 from pipeline.ingest import ConvertSettings, flag_of
 from pipeline.outputs.layout import is_output
@@ -199,10 +199,10 @@ def only(path: Path, ids: Sequence[str], id: str | None) -> str:
     """The one track that is meant. Raises UserError."""
     if id is None:
         if len(ids) > 1:
-            raise UserError(f"{path}: holds {store.few(ids)}; choose one track with --id")
+            raise UserError(f"{path}: holds {few(ids)}; choose one track with --id")
         return ids[0]
     if id not in ids:
-        raise UserError(f"{path}: no track {id!r}; it has {store.few(ids)}")
+        raise UserError(f"{path}: no track {id!r}; it has {few(ids)}")
     return id
 
 

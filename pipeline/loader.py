@@ -21,11 +21,11 @@ from torch import Tensor
 from pipeline import paging
 from pipeline.ahead import made_ahead
 from pipeline.crops import ORIENTATIONS, ROTATIONS, TURNED, gather, oriented
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 from pipeline.maps import PIXEL, Maps
 from pipeline.paging import ReadAhead
 from pipeline.prefetch import Memory
-from pipeline.store import BLANK, Track, allow_open_files, few
+from pipeline.store import BLANK, Track, allow_open_files
 from pipeline.windows import starts
 
 TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them

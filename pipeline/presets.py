@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.store import Store, Track, few
+from pipeline.errors import UserError, few
+from pipeline.store import Store, Track
 
 Name = Literal["ss-l2", "neurips23"]
 NAMES: tuple[str, ...] = get_args(Name)

@@ -9,11 +9,10 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 
 MARKS = ("checkpoints", "settings.yaml", "model.safetensors")  # of runs, of exported models
 SCORES = {"eval": "scores.json", "test": "scores-test.json"}
-MOST = 8  # names in a sentence
 
 
 def is_one(folder: Path) -> bool:
@@ -56,7 +55,7 @@ def in_run(run: Path, which: str) -> Path:
     likely = [*difflib.get_close_matches(which, found, n=1), "best", "last", *found]
     first = next(name for name in likely if name in found)
     raise UserError(
-        f"{run}: no checkpoint {which!r}; it has {listed(found)}: choose with --checkpoint, as in "
+        f"{run}: no checkpoint {which!r}; it has {few(found)}: choose with --checkpoint, as in "
         f"--checkpoint {first}"
     )
 
@@ -77,7 +76,7 @@ def refuse_missing(run: Path, which: str = "") -> None:
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; {near(run) or made}")
     if inside := beneath(run):
-        raise UserError(f"{run}: not a run folder, but one of runs; give one: {listed(inside)}")
+        raise UserError(f"{run}: not a run folder, but one of runs; give one: {few(inside)}")
     raise UserError(
         f"{run}: not a run folder: neither checkpoints nor settings.yaml are in it; "
         f"{near(run) or 'give the folder that `cli train` made'}"
@@ -91,7 +90,7 @@ def near(run: Path) -> str:
     by_name = {path.name: path for path in reversed(there)}
     if close := difflib.get_close_matches(run.name, by_name, n=3):
         return f"did you mean {' or '.join(str(by_name[name]) for name in close)}?"
-    return f"there are {listed(there)}" if there else ""
+    return f"there are {few(there)}" if there else ""
 
 
 def refuse_unscored(runs: Iterable[Path], on: str) -> None:
@@ -108,9 +107,3 @@ def refuse_unscored(runs: Iterable[Path], on: str) -> None:
             faults.append(f"{run}: has no {SCORES[on]}; run `{again}` first")
     if faults:
         raise UserError(*faults)
-
-
-def listed(names: Iterable[object]) -> str:
-    """For a sentence; the first of many."""
-    told = [str(name) for name in names]
-    return ", ".join(told[:MOST]) + (f" ... ({len(told)} in all)" if len(told) > MOST else "")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import credit, manifest, presets, raw_tree, store
-from pipeline.errors import UsageError, UserError
+from pipeline.errors import UsageError, UserError, few
 from pipeline.manifest import Split, Statistics
 from pipeline.store import Store, Track
 
@@ -156,12 +156,12 @@ def words(asked: Iterable[str]) -> Iterable[str]:
 def not_found(word: str, have: Sequence[str]) -> str:
     if SEASONS.fullmatch(word):
         seasons = sorted({id[:4] for id in have})
-        return f"no track of seasons {word}; the store has seasons {store.few(seasons)}"
+        return f"no track of seasons {word}; the store has seasons {few(seasons)}"
     if Path(word).is_file():
         return f"no track {word!r}; for a file of ids write @{word}"
     near = difflib.get_close_matches(word, have, n=3, cutoff=0.5)
     return f"no track {word!r}; " + (
-        f"near it: {', '.join(near)}" if near else f"the store has {store.few(have)}"
+        f"near it: {', '.join(near)}" if near else f"the store has {few(have)}"
     )
 
 
@@ -257,7 +257,7 @@ def added(tracks: Sequence[Track]) -> Statistics:
     if (count == 0).any():
         lacking = any((track.flag == store.TOO_MANY_MISSING).any() for track in tracks)
         raise UserError(
-            f"the training tracks {store.few([t.id for t in tracks])} hold no usable frame; "
+            f"the training tracks {few([t.id for t in tracks])} hold no usable frame; "
             "set others aside" + (", or convert with a larger --max-missing" if lacking else "")
         )
     mean = total / count

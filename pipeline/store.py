@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from pipeline import nodes, shard, windows
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 from pipeline.sources.grids import Grid
 
 FORMAT_VERSION = 2  # 1: small arrays and the root without checksums
@@ -361,8 +361,3 @@ def chosen(path: Path, have: Sequence[str], ids: Sequence[str]) -> list[str]:
     if absent := [id for id in ids if id not in have]:
         raise UserError(f"{path}: no track {', '.join(absent)}; it has {few(sorted(have))}")
     return [id for id in have if id in ids] if ids else list(have)
-
-
-def few(ids: Sequence[str], most: int = 8) -> str:
-    """A list for a sentence: the first ids, and how many more."""
-    return ", ".join(ids[:most]) + (f" ... ({len(ids)} in all)" if len(ids) > most else "")

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pipeline import seal, sources, store, store_writer
 from pipeline.beside_source import Pair, compare
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 from pipeline.faults import Check, Checked, Fault, check
 from pipeline.progress import progress
 from pipeline.provenance import again, once_more, settings_of
@@ -87,8 +87,8 @@ def refuse_stranger(release: Release, path: Path, ids: Sequence[str]) -> None:
     there = [raw.id for raw in release.tracks]
     if not set(there) & set(ids):
         raise UserError(
-            f"{release.path}: has none of the tracks of {path}: it has {store.few(there)}, the "
-            f"store {store.few(ids)}; give the source that the store was converted from"
+            f"{release.path}: has none of the tracks of {path}: it has {few(there)}, the "
+            f"store {few(ids)}; give the source that the store was converted from"
         )
 
 
@@ -101,13 +101,13 @@ def alone(release: Release, path: Path, ids: Sequence[str]) -> Iterator[str]:
     if only := [id for id in ids if id not in set(there)]:
         yield (
             f"{count(len(only), 'track')} of the store {are(only)} not in {release.path}: "
-            f"{store.few(only)}; "
+            f"{few(only)}; "
             f"{'its' if len(only) == 1 else 'their'} frames were not compared"
         )
     if only := [id for id in there if id not in set(ids)]:
         yield (
             f"{count(len(only), 'track')} of {release.path} {are(only)} not in the store: "
-            f"{store.few(only)}; "
+            f"{few(only)}; "
             f"`cli convert {release.path} {path}`, with the options that the store was made with, "
             "adds those that have readable frames"
         )

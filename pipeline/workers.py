@@ -14,8 +14,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
-from pipeline import store
-from pipeline.errors import UserError
+from pipeline.errors import UserError, few
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -77,7 +76,7 @@ def in_pool(
         except BrokenProcessPool:
             broken = [futures[f] for f in futures if not f.done() or f.exception()]
             raise WorkerDied(
-                f"a worker process died at one of {store.few(broken[:count])} (out of memory?); "
+                f"a worker process died at one of {few(broken[:count])} (out of memory?); "
                 "run the same command again, with fewer --workers"
             ) from None
         finally:

@@ -14,10 +14,10 @@ from torch import nn
 
 import models
 from models import Geometry
-from pipeline import manifest, metrics, raw_tree, scaling, store, tasks
+from pipeline import manifest, metrics, raw_tree, scaling, tasks
 from pipeline import settings as run_settings
 from pipeline.engine import make_fabric
-from pipeline.errors import UsageError, UserError
+from pipeline.errors import UsageError, UserError, few
 from pipeline.experiment import reach
 from pipeline.loader import Loader
 from pipeline.manifest import Split
@@ -213,7 +213,7 @@ def planned(settings: RunSettings, asked: UpstreamSettings) -> Plan:
     if not any(len(track.windows(length)) for track in judged):
         raise UserError(
             f"{opened.path}: no window of {length} usable frames in the {asked.part} tracks "
-            f"{store.few(split.part(asked.part))}; set others aside"
+            f"{few(split.part(asked.part))}; set others aside"
         )
     if "other_date" in asked.controls:
         refuse_one_date(judged, length)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import ingest, quality, sources, store
+from pipeline import ingest, quality, sources
+from pipeline.errors import few
 from pipeline.ingest import ConvertSettings, Job
 from pipeline.inspecting import timeline
 from pipeline.inspecting.thumbnails import SIDE, Thumbnail, allotted, shrunk, spread
@@ -323,7 +324,7 @@ def refusal(
         count = sum(map(len, pairs.values()))
         noun = "hour is" if count == 1 else "hours are"
         return (
-            f"{path}: {count} {noun} claimed by two files each, of {store.few(sorted(pairs))}; "
+            f"{path}: {count} {noun} claimed by two files each, of {few(sorted(pairs))}; "
             "`cli convert` refuses such a tree: move one of each two away"
         )
     if not quick and not any(track["frames"] for track in tracks.values()):
