@@ -222,7 +222,7 @@ def steps(tree: Tree, home: Path, report: Report, rounds: int) -> None:
 
 def once_by_steps(tree: Tree, folder: Path) -> dict[str, float]:
     spent = dict.fromkeys(
-        ("read and inflate", "mask and count", "checksum and write", "read back, fsync, rename"),
+        ("read and inflate", "mask and count", "checksum and write", "fsync, rename"),
         0.0,
     )
     release = sources.scan(tree.path)
@@ -244,7 +244,7 @@ def once_by_steps(tree: Tree, folder: Path) -> dict[str, float]:
                     spent[step] += float(seconds)
             begun = time.perf_counter()
             writer.commit({}, {}, {})
-            spent["read back, fsync, rename"] += time.perf_counter() - begun
+            spent["fsync, rename"] += time.perf_counter() - begun
     return spent
 
 

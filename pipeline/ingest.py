@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, NonNegativeFloat, SerializerFunctionWrapHandler, model_serializer
 
-from pipeline import quality, sources, store, store_writer, windows
-from pipeline.ahead import made_ahead
+from pipeline import paging, quality, sources, store, store_writer, windows
 from pipeline.quality import Examined, Sums
-from pipeline.sources import FrameError, RawFrame, RawTrack, Release, archive
+from pipeline.sources import FrameError, RawTrack, Release, archive
 from pipeline.sources.options import NONE, Options
 from pipeline.store import BLANK, TOO_MANY_MISSING
 from pipeline.store_writer import Array, TrackWriter
 
-READERS = 1  # threads of a process that read: inflating takes longest, and leaves others their turn
+READ_AHEAD = 8  # frames: so much earlier the disk is asked for their files
 
 
 class ConvertSettings(BaseModel, frozen=True, extra="forbid"):
@@ -80,8 +79,12 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
     problems: list[str] = []
     sums = Sums.none(len(job.channels))
     keep_freed_memory()
+
+    def room() -> np.ndarray | None:
+        return writer.room() if writer else None
+
     try:
-        for number, judged in enumerate(judged_frames(job)):
+        for number, judged in enumerate(judged_frames(job, room)):
             if isinstance(judged, FrameError):
                 if job.strict:
                     raise judged
@@ -107,10 +110,12 @@ def convert_track(job: Job, advance: Callable[..., None] = lambda *_: None) -> d
             writer.__exit__()  # removes what was not committed
 
 
-def judged_frames(job: Job) -> Iterator[Judged | FrameError]:
+def judged_frames(
+    job: Job, room: Callable[[], np.ndarray | None] = lambda: None
+) -> Iterator[Judged | FrameError]:
     """Each frame of a track, masked and judged, or what is wrong with it; as `frames_of`."""
     channels = [vars(channel) for channel in job.channels]
-    for frame in frames_of(job):
+    for frame in frames_of(job, room):
         if isinstance(frame, FrameError):
             yield frame
             continue
@@ -118,32 +123,36 @@ def judged_frames(job: Job) -> Iterator[Judged | FrameError]:
         yield Judged(frame, worth, flag_of(worth, job.settings))
 
 
-def frames_of(job: Job) -> Iterator[np.ndarray | FrameError]:
-    """Each frame of a track, or what is wrong with it; the next is read while one is used.
+def frames_of(job: Job, room: Callable[[], np.ndarray | None]) -> Iterator[np.ndarray | FrameError]:
+    """Each frame of a track, or what is wrong with it.
 
-    A frame's memory is used again for a later one: it counts only until the next is asked for.
-    Those in an archive are unpacked meanwhile, under a temporary name beside the track.
+    room: where to put the next one, (C, H, W) float32; None: anywhere. A frame's memory is used
+    again for the next: it counts only until that is asked for. Frames in an archive are unpacked
+    meanwhile, under a temporary name beside the track.
     """
     beside = store_writer.temporary(job.store / job.raw.id) if job.fingerprint else None
     with archive.unpacked(job.raw, beside) as raw:
-        yield from frames_on_disk(replace(job, raw=raw), job.raw)
+        yield from frames_on_disk(replace(job, raw=raw), job.raw, room)
 
 
-def frames_on_disk(job: Job, named: RawTrack) -> Iterator[np.ndarray | FrameError]:
+def frames_on_disk(
+    job: Job, named: RawTrack, room: Callable[[], np.ndarray | None]
+) -> Iterator[np.ndarray | FrameError]:
     """named: the track whose names errors are to tell."""
     source = sources.find(job.format)
     shape = quality.usual_shape(job.raw.frames, source.frame_shape)
-    rooms = [np.empty(shape or 0, np.float32) for _ in range(READERS + 2)]
-
-    def read(numbered: tuple[int, RawFrame]) -> np.ndarray | FrameError:
-        number, raw = numbered
-        room = rooms[number % len(rooms)] if shape else None
+    anywhere = np.empty(shape, np.float32) if shape else None
+    frames = job.raw.frames
+    for number, (raw, name) in enumerate(zip(frames, named.frames, strict=True)):
+        later = frames[number + READ_AHEAD].paths if number + READ_AHEAD < len(frames) else ()
+        for path in later if later != raw.paths else ():  # not of a file that holds many frames
+            paging.will_read(path)
+        into = room()
         try:
-            return sources.read_alike(source.read_frame, raw, shape, into=room)
+            into = anywhere if into is None else into
+            yield sources.read_alike(source.read_frame, raw, shape, into=into)
         except FrameError as error:
-            return archive.named_as(error, raw, named.frames[number])
-
-    return made_ahead(read, enumerate(job.raw.frames), READERS)
+            yield archive.named_as(error, raw, name)
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""What the system should keep in memory of a mapped file: asked ahead, so that nobody waits.
+"""What the system should keep in memory of a file: asked ahead, so that nobody waits.
 
 Reading a map that is not in memory stops at every page. MADV_RANDOM ends the system's guessing at
 what comes next, which is wrong for crops at random places; alone it makes reading six times as
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +23,7 @@ from pipeline.compiled import compiled
 ReadAhead = Literal["auto", "on", "off"]
 CAN_ADVISE = sys.platform == "linux"
 PAGE = mmap.PAGESIZE
+AT_MOST = 4 << 20  # bytes of a file
 
 _madvise = types.ExternalFunction("madvise", types.intc(types.intp, types.uintp, types.intc))
 
@@ -36,6 +39,22 @@ def advise(starts, lengths, advice, page):  # type: ignore[no-untyped-def]
 def will_need(starts: np.ndarray, lengths: np.ndarray) -> None:
     """Begin to read these stretches, without waiting; each (n,) int64, addresses and bytes."""
     advise(starts, lengths, mmap.MADV_WILLNEED, PAGE)
+
+
+def will_read(path: Path) -> None:
+    """Begin to read a file, its first AT_MOST bytes, without waiting, where the system can."""
+    if not CAN_ADVISE:
+        return
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        os.posix_fadvise(number, 0, AT_MOST, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        pass  # a pipe
+    finally:
+        os.close(number)
 
 
 def at_random(array: np.ndarray, yes: bool) -> None:

@@ -99,8 +99,7 @@ def examine(frame: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> Examine
             blank = True
             continue
         if channel.get("standard_name", INFRARED) == INFRARED:
-            at_low, at_high = at_ends(image, low, high)
-            blank |= at_low > count / 2 or at_low + at_high >= count
+            blank |= bool(is_blank(image, low, high, count))
         total, squares = np.zeros(W), np.zeros(W)
         add_columns(image, total, squares)
         sums.count[c], sums.min[c], sums.max[c] = count, low, high
@@ -112,22 +111,43 @@ def examine(frame: np.ndarray, channels: Sequence[Mapping[str, Any]]) -> Examine
 def add_columns(image, total, squares):  # type: ignore[no-untyped-def]
     """Add each column of (H, W) float32 to (W,) float64, and its squares; NaN counts as nothing.
 
-    Row after row: the same to the last bit on every processor, and fast on all.
+    Row after row: the same to the last bit on every processor; four at a time, since it is the
+    totals that take longest to fetch and put back.
     """
     H, W = image.shape
-    for y in range(H):
+    for y in range(0, H - H % 4, 4):
+        first, second, third, fourth = image[y], image[y + 1], image[y + 2], image[y + 3]
+        for x in range(W):
+            a, b, c, d = known(first[x]), known(second[x]), known(third[x]), known(fourth[x])
+            total[x] = total[x] + a + b + c + d
+            squares[x] = squares[x] + a * a + b * b + c * c + d * d
+    for y in range(H - H % 4, H):
         row = image[y]
         for x in range(W):
-            value = np.float64(row[x]) if row[x] == row[x] else 0.0
+            value = known(row[x])
             total[x] += value
             squares[x] += value * value
 
 
 @compiled
-def at_ends(image, low, high):  # type: ignore[no-untyped-def]
-    """How many pixels have the lowest and how many the highest value."""
-    at_low, at_high = 0, 0
-    for value in image.flat:
-        at_low += value == low
-        at_high += value == high
-    return at_low, at_high
+def known(value):  # type: ignore[no-untyped-def]
+    return np.float64(value) if value == value else 0.0
+
+
+@compiled
+def is_blank(image, low, high, count):  # type: ignore[no-untyped-def]
+    """Whether of `count` valid pixels more than half are the lowest, or all lowest or highest."""
+    at_low = at_high = others = 0
+    for y in range(len(image)):
+        row = image[y]
+        lows, highs, valid = np.int32(0), np.int32(0), np.int32(0)
+        for x in range(len(row)):
+            lows += np.int32(row[x] == low)
+            highs += np.int32(row[x] == high)
+            valid += np.int32(row[x] == row[x])
+        at_low += lows
+        at_high += highs
+        others += valid - lows
+        if 2 * others >= count and others > at_high:
+            return False  # as of a picture, halfway
+    return at_low * 2 > count or at_low + at_high >= count

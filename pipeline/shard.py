@@ -9,26 +9,23 @@ The format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-index
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 
+from pipeline.direct_io import DirectFile
 from pipeline.nodes import CRC_BYTES, crc
 
 ENTRY_BYTES = 16  # offset and length of one inner chunk
 ABSENT = 2**64 - 1  # in the index: this chunk was left out, being nothing but the fill value
 TILE = 128  # pixels; side of a compressed inner chunk: small enough for crops
 ZSTD_LEVEL = 3  # and no shuffle: frames hold few distinct values, shuffling makes them larger
-SETTLED_BY = 32 << 20  # bytes of a growing file that the disk is told to keep at once
-MOST_PARTS = 1024  # buffers that one call writes
 
 
 def chunk_shape(frame_shape: tuple[int, int, int], codec: str) -> tuple[int, int, int, int]:
@@ -44,17 +41,25 @@ def chunks_per_frame(frame_shape: tuple[int, int, int], codec: str) -> int:
 
 
 class ShardWriter:
-    """Appends frames (C, H, W) float32 to a new shard file; memory for one frame only."""
+    """Appends frames (C, H, W) float32 to a new shard file; memory for two blocks of a few."""
 
     def __init__(self, path: Path, frame_shape: tuple[int, int, int], codec: str) -> None:
         _, _, self.h, self.w = chunk_shape(frame_shape, codec)
         self.codec = Zstd(level=ZSTD_LEVEL, checksum=True) if codec == "zstd" else None
         self.frame_shape = frame_shape
         self.index: list[tuple[int, int]] = []
-        self.size = self.settled = 0  # bytes written; bytes that the disk was told to keep
+        self.size = 0  # bytes
+        self.crc = 0  # of all of them, where compressed
         path.parent.mkdir(parents=True)
-        self.file = path.open("xb", buffering=0)
-        self.settling: Future[None] | None = None
+        self.file = DirectFile(path, 4 * math.prod(frame_shape))
+
+    def room(self) -> np.ndarray | None:
+        """(C, H, W) float32, where the next frame will lie: one made there need not be copied.
+
+        None where frames are compressed.
+        """
+        size = 4 * math.prod(self.frame_shape)
+        return None if self.codec else self.file.room(size).view("<f4").reshape(self.frame_shape)
 
     def append(self, frame: np.ndarray) -> None:
         """Raises ValueError for another shape or dtype than the track's, OSError from the disk."""
@@ -62,27 +67,22 @@ class ShardWriter:
             raise ValueError(
                 f"frame is {frame.shape} {frame.dtype}, expected {self.frame_shape} float32"
             )
-        parts: list[Any] = []
         for tile in self.tiles(frame):
             data = np.ascontiguousarray(tile, "<f4")
-            chunk = [self.codec.encode(data)] if self.codec else [data.data.cast("B"), crc(data)]
-            length = sum(map(len, chunk))
-            self.index.append((self.size, length))
-            self.size += length
-            parts += chunk
-        write_all(self.file.fileno(), parts)
-        if self.size - self.settled >= SETTLED_BY:
-            self.settle()
+            parts = [self.codec.encode(data)] if self.codec else [data, crc(data)]
+            length = 0
+            for part in parts:
+                length += self.write(part)
+            self.index.append((self.size - length, length))
 
-    def settle(self) -> None:
-        """Let the disk begin with what is written, so that little is left to do at the end."""
-        if self.settling and not self.settling.done():
-            return
-        self.settled = self.size
-        keep = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have only the latter
-        before, self.settling = self.settling, _settler().submit(keep, self.file.fileno())
-        if before:
-            before.result()  # raises what the disk refused
+    def write(self, data: Any) -> int:
+        """Returns the number of bytes."""
+        if self.codec:
+            self.crc = google_crc32c.extend(self.crc, data)
+        length = memoryview(data).nbytes
+        self.file.append(data)
+        self.size += length
+        return length
 
     def tiles(self, frame: np.ndarray) -> Iterator[np.ndarray]:
         """Row by row; beyond the frame's edge a tile is padded with the fill value, NaN."""
@@ -109,35 +109,15 @@ class ShardWriter:
         try:
             if kind is None:
                 index = np.array(self.index, "<u8").tobytes()
-                write_all(self.file.fileno(), [index, crc(index)])
+                self.write(index)
+                self.write(crc(index))
+                self.file.finish()
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the file. Raises OSError where the disk has refused what was written before."""
-        settling, self.settling = self.settling, None
-        try:
-            if settling:
-                settling.result()
-        finally:
-            self.file.close()
-
-
-@cache
-def _settler() -> ThreadPoolExecutor:
-    """The thread in which a process waits for the disk."""
-    return ThreadPoolExecutor(1, "settle")
-
-
-def write_all(file: int, parts: Sequence[Any]) -> None:
-    """Write buffers of bytes one after the other, with one call as a rule."""
-    missing = sum(map(len, parts))
-    if hasattr(os, "writev"):  # not on Windows
-        missing -= os.writev(file, parts[:MOST_PARTS])
-    if missing:  # or a signal came, or the disk is getting full
-        rest = memoryview(b"".join(parts))[-missing:]
-        while rest:
-            rest = rest[os.write(file, rest) :]
+        self.file.close()
 
 
 def read_index(path: Path, chunks: int) -> np.ndarray:

@@ -23,12 +23,14 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t, h5z
 
-from pipeline.sources import FrameError
+from pipeline.compiled import compiled
+from pipeline.sources import FrameError, hdf5_release
+from pipeline.sources.hdf5_release import LARGEST_SIDE
 
 T = TypeVar("T")
 Steps = Sequence[tuple[int, tuple[int, ...]]]  # each filter's code and settings
-LARGEST_SIDE = 4096  # pixels; a larger declared shape is damage or malice, not an image
 SPARE = 128 << 20  # bytes that HDF5 may take beside what it is asked for
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 LONGEST_UNITS = 1000  # bytes of the attribute
 FLOATS: dict[Any, np.dtype] = {  # the type in a file, and NumPy's
     h5t.IEEE_F64LE: np.dtype("<f8"),
@@ -38,6 +40,7 @@ FLOATS: dict[Any, np.dtype] = {  # the type in a file, and NumPy's
     h5t.IEEE_F32BE: np.dtype(">f4"),
     h5t.IEEE_F16BE: np.dtype(">f2"),
 }
+QUICK = tuple(hdf5_release.FLOATS.values())  # the types that `put` is compiled for
 DEFLATE, SHUFFLE, FLETCHER32 = h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32
 CHECKSUM = 4  # bytes that fletcher32 puts behind a chunk
 UNDONE_HERE = {SHUFFLE, DEFLATE, FLETCHER32}
@@ -72,15 +75,71 @@ def read(
     float32 become inf. Raises FrameError, naming the file, for anything but one readable 2-D
     floating-point image that lies in this file, whole.
     """
+    if direct and (known := of_release(path, names, into)):
+        return known
 
     def pixels(image: Image) -> tuple[np.ndarray, str]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = unpacked(path, image, into)  # first, for either way: it looks at the chunks
-            if values is None or not direct:
-                values = plain(image)
+        values = unpacked(path, image, into)  # first, for either way: it looks at the chunks
+        if values is None or not direct:
+            values = plain(image)
         return values, units(path, image.data)
 
     return with_image(path, names, pixels)
+
+
+def of_release(
+    path: Path, names: Sequence[str], into: np.ndarray | None
+) -> tuple[np.ndarray, str] | None:
+    """As `read`, of a sound file in the release's own form; None where HDF5 must look."""
+    file = content(path)
+    form = hdf5_release.form(file, names)
+    if form is None:
+        return None
+    values = memory(form.shape, into)
+    size = math.prod(form.chunk) * form.dtype.itemsize
+    try:
+        for corner, place in form.places.items():
+            if len(chunk := deflate.zlib_decompress(memoryview(file)[place], size)) != size:
+                return None
+            put(values, *corner, np.frombuffer(chunk, form.dtype).reshape(form.chunk))
+            del chunk  # so that the next one lies where this did
+    except deflate.DeflateError:
+        return None
+    return values, form.units
+
+
+def content(path: Path) -> bytes:
+    """Of a file of a size that images have; empty of any other, and where it cannot be read."""
+    try:
+        number = os.open(path, READ)
+    except OSError:
+        return b""
+    try:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > SPARE:
+            return b""
+        return os.read(number, about.st_size)
+    except OSError:
+        return b""
+    finally:
+        os.close(number)
+
+
+def memory(shape: tuple[int, ...], into: np.ndarray | None) -> np.ndarray:
+    """For the image: `into`, if it has that shape."""
+    fits = into is not None and into.shape == shape
+    return into if into is not None and fits else np.empty(shape, np.float32)
+
+
+@compiled
+def put(values, top, left, pixels):  # type: ignore[no-untyped-def]
+    """Cast a chunk into an image; what reaches beyond the image's edges is left out."""
+    height = min(len(pixels), len(values) - top)
+    width = min(pixels.shape[1], values.shape[1] - left)
+    for y in range(height):
+        row, source = values[np.uintp(top + y)], pixels[np.uintp(y)]
+        for x in range(width):
+            row[np.uintp(left + x)] = np.float32(source[np.uintp(x)])
 
 
 def shape(path: Path, names: Sequence[str]) -> tuple[int, ...]:
@@ -203,19 +262,16 @@ def unpacked(path: Path, image: Image, into: np.ndarray | None) -> np.ndarray | 
     codes = {code for code, _ in steps}
     undo = unfiltered if codes <= UNDONE_HERE else left_to_hdf5
     ours = codes <= {SHUFFLE, DEFLATE}  # a fletcher32 is HDF5's to look at
-    fits = into is not None and into.shape == (H, W)
-    values = into if fits else np.empty((H, W), np.float32)
-    assert values is not None
-    for top, left in product(range(0, H, h), range(0, W, w)):
+    values = memory((H, W), into)
+    for corner in product(range(0, H, h), range(0, W, w)):
         try:
-            chunk = undo(data, (top, left), steps, itemsize, h * w * itemsize)
+            chunk = undo(data, corner, steps, itemsize, h * w * itemsize)
         except (deflate.DeflateError, ValueError) as error:
-            told = f"{path}: the chunk at row {top}, column {left} is damaged: {error}"
+            told = f"{path}: the chunk at row {corner[0]}, column {corner[1]} is damaged: {error}"
             raise FrameError(f"{told}; expected {h * w * itemsize} bytes") from None
         if ours:
-            place = values[top : top + h, left : left + w]
             pixels = np.frombuffer(chunk, dtype).reshape(h, w)
-            place[...] = pixels[: place.shape[0], : place.shape[1]]
+            put(values, *corner, pixels if dtype in QUICK else pixels.astype(np.float64))
     return values if ours else None
 
 
@@ -267,7 +323,8 @@ def plain(image: Image) -> np.ndarray:
 
     A chunk may claim to inflate to gigabytes, which HDF5 would believe: its memory is limited.
     """
-    with limited(2 * math.prod(image.shape) * image.dtype.itemsize + SPARE):
+    room = 2 * math.prod(image.shape) * image.dtype.itemsize + SPARE
+    with limited(room), np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(h5py.Dataset(image.data)[:]).astype(np.float32)
 
 

@@ -1,0 +1,140 @@
+"""A new file that goes to the disk past the system's page cache, where the system can do that.
+
+A conversion writes more than a machine has memory, and most of it is not read again soon. Through
+the page cache every byte would be copied once more, into memory that must be found first and that
+others could use. So blocks are filled here, and a thread writes them meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+BLOCK = 4 << 20  # bytes that are written together, at least
+ALIGNED = 4096  # every disk takes places, lengths and memory that are multiples of it
+PAST_CACHE = getattr(os, "O_DIRECT", 0)  # Linux alone has it
+
+
+class DirectFile:
+    """A new file that grows at its end, for one thread at a time.
+
+    most: bytes that `room` is asked for. Raises OSError where the file cannot be made. What the
+    disk refuses is raised by a later call; the last one to raise it is `finish`.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self.past_cache = bool(PAST_CACHE)
+        try:
+            self.number = os.open(path, flags | PAST_CACHE, 0o666)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self.past_cache = False  # a file system that always keeps all in memory
+            self.number = os.open(path, flags, 0o666)
+        self.filling, self.leaving = lend_blocks(BLOCK + most)
+        self.filled = 0  # bytes of the former; the latter is being written
+        self.writing: Future[None] | None = None
+
+    def room(self, size: int) -> np.ndarray:
+        """(size,) uint8: where the next bytes will lie; to append it copies nothing."""
+        return self.filling[self.filled : self.filled + size]
+
+    def append(self, data: bytes | np.ndarray) -> None:
+        rest = np.frombuffer(data, np.uint8)
+        while len(rest):
+            part = rest[: len(self.filling) - self.filled]
+            rest = rest[len(part) :]
+            room = self.room(len(part))
+            if not (isinstance(data, np.ndarray) and lies_at(room, part)):
+                room[...] = part
+            self.filled += len(part)
+            if self.filled >= BLOCK:
+                self.send()
+
+    def send(self) -> None:
+        """Have the block written, but for its last bytes, with which the next begins."""
+        self.await_disk()
+        whole = self.filled - self.filled % ALIGNED
+        rest = self.filling[whole : self.filled]
+        self.leaving[: len(rest)] = rest
+        self.writing = writer().submit(self.write, self.filling[:whole])
+        self.filling, self.leaving = self.leaving, self.filling
+        self.filled = len(rest)
+
+    def finish(self) -> None:
+        """Write what is left; when it returns, the system has all, the disk perhaps not yet."""
+        self.await_disk()
+        whole = self.filled - self.filled % ALIGNED
+        self.write(self.filling[:whole])
+        if whole < self.filled:
+            self.through_cache()
+            self.write(self.filling[whole : self.filled])
+        self.filled = 0
+
+    def write(self, data: np.ndarray) -> None:
+        rest = data.data
+        while rest:
+            try:
+                rest = rest[os.write(self.number, rest) :]
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self.past_cache:
+                    raise
+                self.through_cache()  # no such disk; or it is nearly full, and took half a page
+        if not self.past_cache:
+            getattr(os, "fdatasync", os.fsync)(self.number)  # so that little is left for the end
+
+    def through_cache(self) -> None:
+        """From now on, whatever its place and length."""
+        if self.past_cache:
+            import fcntl  # not on Windows, where nothing goes past it
+
+            flags = fcntl.fcntl(self.number, fcntl.F_GETFL)
+            fcntl.fcntl(self.number, fcntl.F_SETFL, flags & ~PAST_CACHE)
+            self.past_cache = False
+
+    def await_disk(self) -> None:
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
+
+    def close(self) -> None:
+        """Also after an error; what was not written is lost."""
+        if self.number < 0:
+            return
+        try:
+            self.await_disk()
+        finally:
+            number, self.number = self.number, -1
+            _free.append((self.filling, self.leaving))
+            os.close(number)
+
+
+_free: list[tuple[np.ndarray, np.ndarray]] = []  # fresh memory costs more than to fill it
+
+
+def lend_blocks(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two blocks of so many bytes or more, aligned."""
+    while _free:
+        blocks = _free.pop()
+        if len(blocks[0]) >= size:
+            return blocks
+    one, other = (np.frombuffer(mmap.mmap(-1, size), np.uint8) for _ in range(2))
+    return one, other
+
+
+@cache
+def writer() -> ThreadPoolExecutor:
+    """The thread in which a process waits for the disk."""
+    return ThreadPoolExecutor(1, "disk")
+
+
+def lies_at(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether both are the same place in memory; they have one length."""
+    return one.ctypes.data == other.ctypes.data
