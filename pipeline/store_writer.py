@@ -76,10 +76,16 @@ class TrackWriter:
     ) -> None:
         """Close the shard, describe it, and put it in its place when all is on the disk.
 
-        Raises OSError when the disk refuses, UserError when another conversion has begun meanwhile.
+        Raises OSError when the disk refuses, UserError when it has lost something, or when another
+        conversion has begun meanwhile.
         """
         with self.writer:
             chunks = len(self.writer.index)
+        try:
+            seal.chunk_lengths(self.folder / store.SHARD_FILE, chunks)
+        except ValueError as error:
+            told = f"{self.target}: its shard is not whole on the disk ({error})"
+            raise UserError(f"{told}; is the disk sound?") from None
         shape = (
             chunks // shard.chunks_per_frame(self.frame_shape, self.codec),
             *self.frame_shape,

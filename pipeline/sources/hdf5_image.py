@@ -25,13 +25,12 @@ from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5t, h5z
 
 from pipeline.compiled import compiled
 from pipeline.sources import FrameError, hdf5_release
-from pipeline.sources.hdf5_release import LARGEST_SIDE
+from pipeline.sources.hdf5_release import LARGEST_SIDE, LONGEST_UNITS
 
 T = TypeVar("T")
 Steps = Sequence[tuple[int, tuple[int, ...]]]  # each filter's code and settings
 SPARE = 128 << 20  # bytes that HDF5 may take beside what it is asked for
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-LONGEST_UNITS = 1000  # bytes of the attribute
 FLOATS: dict[Any, np.dtype] = {  # the type in a file, and NumPy's
     h5t.IEEE_F64LE: np.dtype("<f8"),
     h5t.IEEE_F32LE: np.dtype("<f4"),

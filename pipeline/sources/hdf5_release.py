@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 LARGEST_SIDE = 4096  # pixels; a larger declared shape is damage or malice, not an image
+LONGEST_UNITS = 1000  # bytes of the attribute
 # Where HDF5 puts what belongs to a file's first dataset
 END_OF_FILE, ROOT, GROUP, HEAP, OBJECT, SYMBOLS, TREE = 0x28, 0x60, 0x88, 0x2A8, 0x320, 0x430, 0x578
 NOWHERE = 2**64 - 1  # an address
@@ -128,7 +129,7 @@ def described(file: bytes) -> Form | None:
     if not known:
         return None
     corners = list(product(range(0, H, h), range(0, W, w)))
-    places = chunks(file, tree, corners, itemsize)
+    places = chunks(file, tree, corners)
     return Form((H, W), (h, w), dtype, places, texts.get(b"units", ""))
 
 
@@ -168,20 +169,22 @@ def attribute(data: bytes) -> tuple[bytes, str]:
     before += struct.pack("<2B2xI", 0x13, ends & 1, length) + SCALAR
     text = data[len(before) : len(before) + length]
     plain = text.rstrip(b"\0")
-    if data != before + padded(text) or b"\0" in plain:
+    if data != before + padded(text) or b"\0" in plain or length > LONGEST_UNITS:
         raise ValueError
-    return name.rstrip(b"\0"), plain.decode("ascii").strip()
+    if name.find(b"\0") != len(name) - 1:
+        raise ValueError
+    return name[:-1], plain.decode("ascii").strip()
 
 
 def chunks(
-    file: bytes, tree: int, corners: Sequence[tuple[int, int]], itemsize: int
+    file: bytes, tree: int, corners: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], slice]:
     """Where each chunk lies in the file. Raises ValueError for a tree that is not theirs alone."""
     if not file.startswith(NODE.pack(b"TREE", 1, 0, len(corners), NOWHERE, NOWHERE), tree):
         raise ValueError
     first = tree + NODE.size
     behind = first + len(corners) * CHUNK.size
-    if END.unpack_from(file, behind)[2:] != (*corners[-1], itemsize):
+    if END.unpack_from(file, behind)[2:] <= (*corners[-1], 0):  # HDF5 would not find the last
         raise ValueError
     places = {}
     entries = CHUNK.iter_unpack(file[first:behind])
