@@ -1,7 +1,8 @@
 """Crops out of memory-mapped frames into one batch, in machine code.
 
 Rows of a crop lie far apart in memory; what costs is waiting for them. So the next rows are asked
-for while these are copied, and a turned crop is written in small squares that stay in the cache.
+for while these are copied, and a turned crop is turned square by square in the processor's
+registers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ TURNED, UPSIDE_DOWN, MIRRORED = 4, 2, 1  # the bits of an orientation, done in t
 # Each of the three mirrors (TURNED is a transposition), two of them together turn.
 ROTATIONS = (0, UPSIDE_DOWN | MIRRORED, TURNED | MIRRORED, TURNED | UPSIDE_DOWN)
 ROWS = 8  # copied together while the next ones are fetched
-SQUARE = 16  # columns of a turned crop that are written together
+SQUARE = 8  # pixels of a side that are turned together
+PIXEL = 4  # bytes
 LINE = 64  # bytes of the processor's cache that come at once
 
 
@@ -67,17 +69,61 @@ def fetch_rows(address, rows, row_bytes, length):  # type: ignore[no-untyped-def
             fetch(address + y * row_bytes + byte)
 
 
+@intrinsic
+def transpose(context: Any, source: Any, source_step: Any, to: Any, to_step: Any) -> Any:
+    """SQUARE x SQUARE float32: the rows at `source` become columns at `to`; steps in bytes.
+
+    Rows are interleaved with those half of all further on, as often as it takes; LLVM knows which
+    instructions of the processor do that.
+    """
+    signature = types.void(types.int64, types.int64, types.int64, types.int64)
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, step, to, to_step = args
+        row = ir.VectorType(ir.FloatType(), SQUARE)
+        rows = []
+        for _ in range(SQUARE):
+            rows.append(builder.load(builder.inttoptr(address, row.as_pointer()), align=4))
+            address = builder.add(address, step)
+        pairs = [n // 2 + n % 2 * SQUARE for n in range(2 * SQUARE)]
+        number = ir.VectorType(ir.IntType(32), SQUARE)
+        low, high = ir.Constant(number, pairs[:SQUARE]), ir.Constant(number, pairs[SQUARE:])
+        for _ in range(SQUARE.bit_length() - 1):
+            both = list(zip(rows[: SQUARE // 2], rows[SQUARE // 2 :], strict=True))
+            rows = [builder.shuffle_vector(*pair, half) for pair in both for half in (low, high)]
+        for column in rows:
+            builder.store(column, builder.inttoptr(to, row.as_pointer()), align=4)
+            to = builder.add(to, to_step)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
 @compiled
 def turn(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def]
-    """Write rows top..bottom of a square crop as columns of `to`, square by square."""
+    """Write rows top..bottom of a square crop as columns of `to`: whole squares, then the rest."""
     side = len(to)
     last = side - 1
-    for left in range(0, side, SQUARE):
-        for x in range(left, min(left + SQUARE, side)):
-            column = to[np.uintp(last - x if way & UPSIDE_DOWN else x)]
-            for y in range(top, bottom):
-                source = carray(pixel(start + y * row_bytes), (side,))
-                column[np.uintp(last - y if way & MIRRORED else y)] = source[np.uintp(x)]
+    tall = bottom - (bottom - top) % SQUARE  # whole squares end here
+    wide = side - side % SQUARE
+    column_bytes = side * PIXEL
+    first, next_column = to.ctypes.data, column_bytes
+    if way & UPSIDE_DOWN:
+        first, next_column = first + last * column_bytes, -column_bytes
+    next_row = -row_bytes if way & MIRRORED else row_bytes
+    for x in range(0, wide, SQUARE):
+        for y in range(top, tall, SQUARE):
+            if way & MIRRORED:  # the last row first
+                source, left = start + (y + SQUARE - 1) * row_bytes, side - y - SQUARE
+            else:
+                source, left = start + y * row_bytes, y
+            to_x = first + x * next_column + left * PIXEL
+            transpose(source + x * PIXEL, next_row, to_x, next_column)
+    for x in range(side):
+        column = to[np.uintp(last - x if way & UPSIDE_DOWN else x)]
+        for y in range(tall if x < wide else top, bottom):
+            row = carray(pixel(start + y * row_bytes), (side,))
+            column[np.uintp(last - y if way & MIRRORED else y)] = row[np.uintp(x)]
 
 
 @compiled
@@ -101,11 +147,11 @@ def gather(out, slots, places, orientations):  # type: ignore[no-untyped-def]
             bottom = min(top + ROWS, height)
             if bottom < height:
                 rows = min(ROWS, height - bottom)
-                fetch_rows(start + bottom * row_bytes, rows, row_bytes, width * 4)
+                fetch_rows(start + bottom * row_bytes, rows, row_bytes, width * PIXEL)
             elif i + 1 < len(slots) * each:  # the first rows of the next crop
                 n, t, c = (i + 1) // each, (i + 1) // C % T, (i + 1) % C
                 there = places[n, 0] + t * places[n, 1] + c * places[n, 2]
-                fetch_rows(there, min(ROWS, height), places[n, 3], width * 4)
+                fetch_rows(there, min(ROWS, height), places[n, 3], width * PIXEL)
             if way & TURNED:
                 turn(to, start, row_bytes, top, bottom, way)
                 continue

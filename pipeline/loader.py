@@ -20,15 +20,15 @@ from torch import Tensor
 
 from pipeline import paging
 from pipeline.ahead import made_ahead
-from pipeline.crops import ORIENTATIONS, ROTATIONS, TURNED, gather, oriented
+from pipeline.crops import ORIENTATIONS, PIXEL, ROTATIONS, TURNED, gather, oriented
 from pipeline.errors import UserError, few
-from pipeline.maps import PIXEL, Maps
+from pipeline.maps import Maps
 from pipeline.paging import ReadAhead
 from pipeline.prefetch import Memory
 from pipeline.store import BLANK, Track, allow_open_files
 from pipeline.windows import starts
 
-TOGETHER = 4 << 20  # bytes: small batches are cut several at once, as long as caches hold them
+TOGETHER = 32 << 20  # bytes: so many batches are cut at once; to hand each over would cost as much
 SAMPLED = 32  # crops of an epoch that are looked for in memory
 Augment = Literal[True, False, "rotations"]
 MOSTLY = 0.95  # in memory: then reading ahead costs more than it gains

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import paging
+from pipeline.crops import PIXEL
 from pipeline.store import Track
-
-PIXEL = 4  # bytes
 
 
 class Maps:
