@@ -1,47 +1,75 @@
-"""The compiled gather copies the pixels that NumPy's own slices and views show."""
-
-from __future__ import annotations
+"""The compiled copying of crops: the same pixels as plain slicing gives."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.crops import ORIENTATIONS, TURNED, gather, oriented
-
-FRAMES = np.random.default_rng(0).random((7, 2, 60, 71), np.float32)  # (T, C, H, W)
-FRAMES[0, 0, 3] = np.nan
-
-
-def cut(height: int, width: int, samples: int, ways: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """What gather writes for some crops, and what it should."""
-    rng = np.random.default_rng(height)
-    first = rng.integers(0, len(FRAMES) - 3 + 1, samples)
-    top = rng.integers(0, FRAMES.shape[2] - height + 1, samples)
-    left = rng.integers(0, FRAMES.shape[3] - width + 1, samples)
-    orientations = rng.choice(ways, samples)
-    strides = FRAMES.strides
-    start = FRAMES.ctypes.data + first * strides[0] + top * strides[2] + left * strides[3]
-    rest = np.broadcast_to(strides[:3], (samples, 3))
-    places = np.concatenate([start[:, None], rest], axis=1).astype(np.int64)
-    out = np.full((samples + 2, 3, 2, height, width), -1, np.float32)
-    slots = rng.permutation(samples + 2)[:samples]
-    gather(out, slots, places, orientations)
-    expected = np.full_like(out, -1)
-    for slot, t, y, x, way in zip(slots, first, top, left, orientations, strict=True):
-        crop = FRAMES[t : t + 3, :, y : y + height, x : x + width]
-        expected[slot] = oriented(crop, int(way))
-    return out, expected
+from pipeline.crops import ORIENTATIONS, gather, oriented
 
 
-@pytest.mark.parametrize("side", [1, 2, 7, 8, 9, 15, 16, 24, 37, 60])
+def mapped(T, C, H, W, spare=4):
+    """Frames as they lie in a shard: (T, C, H, W) float32, each followed by a few other bytes."""
+    frame_bytes = C * H * W * 4
+    raw = np.full((T, frame_bytes + spare), 255, np.uint8)
+    frames = raw[:, :frame_bytes].view(np.float32).reshape(T, C, H, W)
+    frames[...] = np.arange(T * C * H * W).reshape(frames.shape)
+    return frames
+
+
+def place(frames, first, top, left):
+    t, c, row, _ = frames.strides
+    start = frames.__array_interface__["data"][0] + first * t + top * row + left * 4
+    return [start, t, c, row]
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), side=st.integers(1, 40), C=st.integers(1, 3), T=st.integers(1, 4))
+def test_gather_copies_what_slicing_copies(data, side, C, T):
+    sources = [
+        mapped(T + 2, C, side + data.draw(st.integers(0, 9)), side + data.draw(st.integers(0, 9)))
+        for _ in range(data.draw(st.integers(1, 3)))
+    ]
+    n = data.draw(st.integers(1, 5))
+    slots = np.array(data.draw(st.permutations(range(n + 2))))[:n]
+    out = np.full((n + 2, T, C, side, side), np.nan, np.float32)
+    expected = out.copy()
+    places, ways = [], []
+    for slot in slots:
+        frames = data.draw(st.sampled_from(sources))
+        first = data.draw(st.integers(0, 2))
+        top = data.draw(st.integers(0, frames.shape[2] - side))
+        left = data.draw(st.integers(0, frames.shape[3] - side))
+        way = data.draw(st.integers(0, ORIENTATIONS - 1))
+        places.append(place(frames, first, top, left))
+        ways.append(way)
+        cut = frames[first : first + T, :, top : top + side, left : left + side]
+        expected[slot] = oriented(cut, way)
+    gather(out, slots, np.array(places), np.array(ways))
+    np.testing.assert_array_equal(out, expected)  # what no slot names is left alone
+
+
 @pytest.mark.parametrize("way", range(ORIENTATIONS))
-def test_squares_of_any_side_in_every_orientation(side, way):
-    np.testing.assert_array_equal(*cut(side, side, 5, [way]))
+def test_every_bit_is_kept(way):
+    frames = mapped(3, 1, 30, 34)
+    bits = frames.view(np.uint32)
+    bits[...] = np.random.default_rng(0).integers(0, 2**32, bits.shape, np.uint32)  # NaNs too
+    out = np.empty((1, 3, 1, 24, 24), np.float32)
+    gather(out, np.array([0]), np.array([place(frames, 0, 2, 5)]), np.array([way]))
+    expected = oriented(frames[:3, :, 2:26, 5:29], way)
+    np.testing.assert_array_equal(out[0].view(np.uint32), expected.copy().view(np.uint32))
 
 
-@pytest.mark.parametrize("size", [(1, 71), (60, 1), (8, 33), (33, 8), (60, 71)])
-def test_other_sizes_are_mirrored_alone(size):
-    np.testing.assert_array_equal(*cut(*size, 9, list(range(TURNED))))
+def test_nothing_to_gather():
+    gather(
+        np.empty((2, 3, 1, 4, 4), np.float32),
+        np.empty(0, np.int64),
+        np.empty((0, 4), np.int64),
+        np.empty(0, np.int64),
+    )
 
 
-def test_orientations_may_differ_within_a_batch():
-    np.testing.assert_array_equal(*cut(40, 40, 50, list(range(ORIENTATIONS))))
+def test_orientations_are_8_distinct_ones():
+    square = np.arange(9).reshape(3, 3)
+    assert len({oriented(square, k).tobytes() for k in range(8)}) == 8
+    np.testing.assert_array_equal(oriented(square, 0), square)
