@@ -1,8 +1,8 @@
 """Crops out of memory-mapped frames into one batch, in machine code.
 
 Rows of a crop lie far apart in memory; what costs is waiting for them. So the next rows are asked
-for while these are copied, and a turned crop is turned square by square in the processor's
-registers.
+for while these are copied. A batch leaves past the processor's cache, which would first fetch what
+is written over: whole cache lines, those of a turned crop made of squares in the registers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ ORIENTATIONS = 8  # flips and quarter turns of a square
 TURNED, UPSIDE_DOWN, MIRRORED = 4, 2, 1  # the bits of an orientation, done in this order
 # Each of the three mirrors (TURNED is a transposition), two of them together turn.
 ROTATIONS = (0, UPSIDE_DOWN | MIRRORED, TURNED | MIRRORED, TURNED | UPSIDE_DOWN)
-ROWS = 8  # copied together while the next ones are fetched
-SQUARE = 8  # pixels of a side that are turned together
 PIXEL = 4  # bytes
-LINE = 64  # bytes of the processor's cache that come at once
+LINE = 64  # bytes of the processor's cache that come and go at once
+SQUARE = LINE // PIXEL  # pixels; the side of what is turned at once
+ROWS = 16  # copied together while the next ones are fetched
+FLOATS = ir.VectorType(ir.FloatType(), SQUARE)
 
 
 def oriented(frames: np.ndarray, orientation: int) -> np.ndarray:
@@ -69,74 +70,146 @@ def fetch_rows(address, rows, row_bytes, length):  # type: ignore[no-untyped-def
             fetch(address + y * row_bytes + byte)
 
 
+def load(builder: Any, address: Any) -> Any:
+    """The SQUARE float32 at an address."""
+    return builder.load(builder.inttoptr(address, FLOATS.as_pointer()), align=PIXEL)
+
+
+def shuffled(builder: Any, one: Any, other: Any, order: list[int]) -> Any:
+    """SQUARE of the numbers of both, counted on from one to the other."""
+    wanted = ir.Constant(ir.VectorType(ir.IntType(32), SQUARE), order)
+    return builder.shuffle_vector(one, other, wanted)
+
+
+def store_line(builder: Any, line: Any, address: Any) -> None:
+    """Write a whole cache line past the cache; the address is a multiple of LINE."""
+    stored = builder.store(line, builder.inttoptr(address, FLOATS.as_pointer()), align=LINE)
+    once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+    stored.set_metadata("nontemporal", once)
+
+
+@intrinsic
+def copy_line(context: Any, source: Any, to: Any) -> Any:
+    """Copy a cache line between two addresses."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        store_line(builder, load(builder, args[0]), args[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
+
+
+@intrinsic
+def mirror_line(context: Any, source: Any, to: Any) -> Any:
+    """Copy a cache line, the last pixel first."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = load(builder, args[0])
+        backwards = list(reversed(range(SQUARE)))
+        store_line(builder, shuffled(builder, line, line, backwards), args[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
+
+
 @intrinsic
 def transpose(context: Any, source: Any, source_step: Any, to: Any, to_step: Any) -> Any:
-    """SQUARE x SQUARE float32: the rows at `source` become columns at `to`; steps in bytes.
+    """Copy a square: its rows at `source` become columns at `to`; steps in bytes, of either sign.
 
-    Rows are interleaved with those half of all further on, as often as it takes; LLVM knows which
-    instructions of the processor do that.
+    Each half of the rows is interleaved with the other, as often as SQUARE can be halved.
     """
-    signature = types.void(types.int64, types.int64, types.int64, types.int64)
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, step, to, to_step = args
-        row = ir.VectorType(ir.FloatType(), SQUARE)
         rows = []
         for _ in range(SQUARE):
-            rows.append(builder.load(builder.inttoptr(address, row.as_pointer()), align=4))
+            rows.append(load(builder, address))
             address = builder.add(address, step)
         pairs = [n // 2 + n % 2 * SQUARE for n in range(2 * SQUARE)]
-        number = ir.VectorType(ir.IntType(32), SQUARE)
-        low, high = ir.Constant(number, pairs[:SQUARE]), ir.Constant(number, pairs[SQUARE:])
         for _ in range(SQUARE.bit_length() - 1):
-            both = list(zip(rows[: SQUARE // 2], rows[SQUARE // 2 :], strict=True))
-            rows = [builder.shuffle_vector(*pair, half) for pair in both for half in (low, high)]
+            halves = zip(rows[: SQUARE // 2], rows[SQUARE // 2 :], strict=True)
+            orders = (pairs[:SQUARE], pairs[SQUARE:])
+            rows = [shuffled(builder, *two, order) for two in halves for order in orders]
         for column in rows:
-            builder.store(column, builder.inttoptr(to, row.as_pointer()), align=4)
+            store_line(builder, column, to)
             to = builder.add(to, to_step)
         return context.get_dummy_value()
 
-    return signature, build
+    return types.void(types.int64, types.int64, types.int64, types.int64), build
+
+
+@intrinsic
+def settle(context: Any) -> Any:
+    """From here on all threads see what was written past the cache."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), build
 
 
 @compiled
-def turn(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def]
-    """Write rows top..bottom of a square crop as columns of `to`: whole squares, then the rest."""
-    side = len(to)
-    last = side - 1
-    tall = bottom - (bottom - top) % SQUARE  # whole squares end here
-    wide = side - side % SQUARE
-    column_bytes = side * PIXEL
-    first, next_column = to.ctypes.data, column_bytes
-    if way & UPSIDE_DOWN:
-        first, next_column = first + last * column_bytes, -column_bytes
-    next_row = -row_bytes if way & MIRRORED else row_bytes
-    for x in range(0, wide, SQUARE):
-        for y in range(top, tall, SQUARE):
-            if way & MIRRORED:  # the last row first
-                source, left = start + (y + SQUARE - 1) * row_bytes, side - y - SQUARE
+def copy_lines(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def]
+    """Copy rows top..bottom of a crop whose rows are whole cache lines, as `to` has them."""
+    height, width = to.shape
+    line = width * PIXEL
+    first = to.ctypes.data
+    for y in range(top, bottom):
+        source = start + y * row_bytes
+        row = first + (height - 1 - y if way & UPSIDE_DOWN else y) * line
+        for byte in range(0, line, LINE):
+            if way & MIRRORED:
+                mirror_line(source + byte, row + line - LINE - byte)
             else:
-                source, left = start + y * row_bytes, y
-            to_x = first + x * next_column + left * PIXEL
-            transpose(source + x * PIXEL, next_row, to_x, next_column)
-    for x in range(side):
-        column = to[np.uintp(last - x if way & UPSIDE_DOWN else x)]
-        for y in range(tall if x < wide else top, bottom):
-            row = carray(pixel(start + y * row_bytes), (side,))
-            column[np.uintp(last - y if way & MIRRORED else y)] = row[np.uintp(x)]
+                copy_line(source + byte, row + byte)
+
+
+@compiled
+def turn_squares(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def]
+    """The same for a quarter turn."""
+    side = len(to)
+    line = side * PIXEL
+    first, step = to.ctypes.data, line
+    if way & UPSIDE_DOWN:
+        first, step = first + (side - 1) * line, -line
+    for y in range(top, bottom, SQUARE):
+        source, next_row, left = start + y * row_bytes, row_bytes, y
+        if way & MIRRORED:  # the last row first
+            source, next_row, left = (
+                source + (SQUARE - 1) * row_bytes,
+                -row_bytes,
+                side - SQUARE - y,
+            )
+        for x in range(0, side, SQUARE):
+            transpose(source + x * PIXEL, next_row, first + x * step + left * PIXEL, step)
+
+
+@compiled
+def copy_pixels(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyped-def]
+    """Copy rows top..bottom of any crop, as `to` has them."""
+    height, width = to.shape
+    for y in range(top, bottom):
+        source = carray(pixel(start + y * row_bytes), (width,))
+        for x in range(width):
+            row, column = (x, y) if way & TURNED else (y, x)
+            row = height - 1 - row if way & UPSIDE_DOWN else row
+            column = width - 1 - column if way & MIRRORED else column
+            to[np.uintp(row), np.uintp(column)] = source[np.uintp(x)]
 
 
 @compiled
 def gather(out, slots, places, orientations):  # type: ignore[no-untyped-def]
     """Copy n crops into out (B, T, C, height, width) float32, each turned as it is to be.
 
-    slots: (n,) which sample of `out`. places: (n, 4) int64: the address of a crop's first pixel,
-    and the bytes from there to the next frame, channel and row. orientations: (n,), as in
-    `oriented`; a quarter turn only of squares. The caller answers for the addresses: mapped
-    float32, wide enough.
+    slots: (n,) which sample of `out`, which is contiguous. places: (n, 4) int64: the address of a
+    crop's first pixel, and the bytes from there to the next frame, channel and row. orientations:
+    (n,), as in `oriented`; a quarter turn only of squares. The caller answers for the addresses:
+    mapped float32, wide enough.
     """
     _, T, C, height, width = out.shape
     each = T * C
+    in_lines = width % SQUARE == 0 and out.ctypes.data % LINE == 0
     for i in range(len(slots) * each):
         n, t, c = i // each, i // C % T, i % C
         start = places[n, 0] + t * places[n, 1] + c * places[n, 2]
@@ -152,15 +225,10 @@ def gather(out, slots, places, orientations):  # type: ignore[no-untyped-def]
                 n, t, c = (i + 1) // each, (i + 1) // C % T, (i + 1) % C
                 there = places[n, 0] + t * places[n, 1] + c * places[n, 2]
                 fetch_rows(there, min(ROWS, height), places[n, 3], width * PIXEL)
-            if way & TURNED:
-                turn(to, start, row_bytes, top, bottom, way)
-                continue
-            for y in range(top, bottom):
-                row = to[np.uintp(height - 1 - y if way & UPSIDE_DOWN else y)]
-                source = carray(pixel(start + y * row_bytes), (width,))
-                if way & MIRRORED:
-                    for x in range(width):
-                        row[np.uintp(width - 1 - x)] = source[np.uintp(x)]
-                else:
-                    for x in range(width):
-                        row[np.uintp(x)] = source[np.uintp(x)]
+            if not in_lines:
+                copy_pixels(to, start, row_bytes, top, bottom, way)
+            elif way & TURNED:
+                turn_squares(to, start, row_bytes, top, bottom, way)
+            else:
+                copy_lines(to, start, row_bytes, top, bottom, way)
+    settle()

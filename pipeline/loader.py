@@ -28,7 +28,7 @@ from pipeline.prefetch import Memory
 from pipeline.store import BLANK, Track, allow_open_files
 from pipeline.windows import starts
 
-TOGETHER = 32 << 20  # bytes: so many batches are cut at once; to hand each over would cost as much
+TOGETHER = 16 << 20  # bytes: so many batches are cut at once; to hand each over would cost as much
 SAMPLED = 32  # crops of an epoch that are looked for in memory
 Augment = Literal[True, False, "rotations"]
 MOSTLY = 0.95  # in memory: then reading ahead costs more than it gains
