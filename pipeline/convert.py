@@ -201,6 +201,8 @@ def plan(
 
 def anywhere(raw: RawTrack) -> RawTrack:
     """The track with absolute paths: whoever converts it may be in another folder."""
+    if all(path.is_absolute() for frame in raw.frames for path in frame.paths):
+        return raw
     frames = tuple(
         RawFrame(**{**vars(frame), "paths": tuple(path.absolute() for path in frame.paths)})
         for frame in raw.frames

@@ -52,7 +52,7 @@ class DirectFile:
             part = rest[: len(self.filling) - self.filled]
             rest = rest[len(part) :]
             room = self.room(len(part))
-            if not (isinstance(data, np.ndarray) and lies_at(room, part)):
+            if not np.may_share_memory(room, part):
                 room[...] = part
             self.filled += len(part)
             if self.filled >= BLOCK:
@@ -133,8 +133,3 @@ def lend_blocks(size: int) -> tuple[np.ndarray, np.ndarray]:
 def writer() -> ThreadPoolExecutor:
     """The thread in which a process waits for the disk."""
     return ThreadPoolExecutor(1, "disk")
-
-
-def lies_at(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether both are the same place in memory; they have one length."""
-    return one.ctypes.data == other.ctypes.data

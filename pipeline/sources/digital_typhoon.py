@@ -191,7 +191,7 @@ def claimed(path: Path, options: Options = NONE) -> tuple[Claims, list[str]]:
     wanted = asked_for(path, options)
     listing = archive.listed(path) if archive.is_archive(path) else None
     problems = [*listing.problems] if listing else []
-    for file in sorted(listing.images if listing else h5_files(path)):
+    for file in sorted(listing.images if listing else h5_files(path), key=lambda file: file.parts):
         if options.basin and basin(file.parent) != options.basin:
             continue
         match = FILE_NAME.fullmatch(file.name)

@@ -40,21 +40,26 @@ def is_list(path: Path) -> bool:
 
 
 def below(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[Path]:
-    """Every file below a folder with one of the endings, in no fixed order.
+    """Every file below a folder with one of the endings, in no fixed order, as `walked`."""
+    for here, name in walked(folder):
+        if name.lower().endswith(endings):
+            yield Path(here, name)
+
+
+def walked(folder: Path) -> Iterator[tuple[str, str]]:
+    """Folder and name of every file below a folder.
 
     But for what is hidden, or lies in a hidden folder, and macOS's litter.
     """
-    walked = set()
+    seen = set()
     for here, inside, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        if real in walked:  # a link that leads back
+        if real in seen:  # a link that leads back
             inside.clear()
             continue
-        walked.add(real)
+        seen.add(real)
         inside[:] = [name for name in inside if not is_litter(name)]
-        for name in names:
-            if name.lower().endswith(endings) and not is_litter(name):
-                yield Path(here, name)
+        yield from ((here, name) for name in names if not is_litter(name))
 
 
 def is_litter(name: str) -> bool:
@@ -75,12 +80,12 @@ def others(folder: Path, endings: tuple[str, ...]) -> list[str]:
     usual = (*endings, *KNOWN)
     parted = tuple(ending for ending in endings if ending in PACKED)
     found = []
-    for file in below(folder):
-        name = file.name.lower()
-        if file.suffix and not (name.endswith(usual) or PART.sub("", name).endswith(parted)):
-            within = file.relative_to(folder).parts[:-1]
-            if not any(part.endswith(".zarr") for part in within):
-                found.append(file.name)
+    for here, name in walked(folder):
+        low = name.lower()
+        if low.endswith(usual) or PART.sub("", low).endswith(parted) or not PurePath(low).suffix:
+            continue
+        if not any(part.endswith(".zarr") for part in Path(here).relative_to(folder).parts):
+            found.append(name)
     return found
 
 
