@@ -230,11 +230,10 @@ def once_by_steps(tree: Tree, folder: Path) -> dict[str, float]:
     channels = [vars(channel) for channel in release.channels]
     folder.mkdir()
     for raw in release.tracks:
-        room = np.empty(source.frame_shape(raw.frames[0]), np.float32)
-        with TrackWriter(folder, raw.id, room.shape, "none") as writer:
+        with TrackWriter(folder, raw.id, source.frame_shape(raw.frames[0]), "none") as writer:
             for frame in raw.frames:
                 times = [time.perf_counter()]
-                pixels = source.read_frame(frame, into=room)
+                pixels = source.read_frame(frame, into=writer.room())
                 times.append(time.perf_counter())
                 quality.examine(pixels, channels)
                 times.append(time.perf_counter())

@@ -54,6 +54,9 @@ def work(make: Callable[[T], Any], asked: SimpleQueue[tuple[T, Answer] | None]) 
 
 def result(answer: Answer) -> Any:
     value, error = answer.get()
-    if error is not None:
-        raise error
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # which would keep itself and all it knows
     return value

@@ -23,7 +23,7 @@ ROTATIONS = (0, UPSIDE_DOWN | MIRRORED, TURNED | MIRRORED, TURNED | UPSIDE_DOWN)
 PIXEL = 4  # bytes
 LINE = 64  # bytes of the processor's cache that come and go at once
 SQUARE = LINE // PIXEL  # pixels; the side of what is turned at once
-ROWS = 16  # copied together while the next ones are fetched
+ROWS = SQUARE  # copied together while the next ones are fetched: some squares, if turned
 FLOATS = ir.VectorType(ir.FloatType(), SQUARE)
 
 
@@ -139,7 +139,7 @@ def transpose(context: Any, source: Any, source_step: Any, to: Any, to_step: Any
 
 
 @intrinsic
-def settle(context: Any) -> Any:
+def flush(context: Any) -> Any:
     """From here on all threads see what was written past the cache."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -154,7 +154,7 @@ def copy_lines(to, start, row_bytes, top, bottom, way):  # type: ignore[no-untyp
     """Copy rows top..bottom of a crop whose rows are whole cache lines, as `to` has them."""
     height, width = to.shape
     line = width * PIXEL
-    first = to.ctypes.data
+    first = np.int64(to.ctypes.data)
     for y in range(top, bottom):
         source = start + y * row_bytes
         row = first + (height - 1 - y if way & UPSIDE_DOWN else y) * line
@@ -170,7 +170,7 @@ def turn_squares(to, start, row_bytes, top, bottom, way):  # type: ignore[no-unt
     """The same for a quarter turn."""
     side = len(to)
     line = side * PIXEL
-    first, step = to.ctypes.data, line
+    first, step = np.int64(to.ctypes.data), line
     if way & UPSIDE_DOWN:
         first, step = first + (side - 1) * line, -line
     for y in range(top, bottom, SQUARE):
@@ -210,6 +210,7 @@ def gather(out, slots, places, orientations):  # type: ignore[no-untyped-def]
     _, T, C, height, width = out.shape
     each = T * C
     in_lines = width % SQUARE == 0 and out.ctypes.data % LINE == 0
+    in_lines &= out.strides[3] == width * PIXEL
     for i in range(len(slots) * each):
         n, t, c = i // each, i // C % T, i % C
         start = places[n, 0] + t * places[n, 1] + c * places[n, 2]
@@ -231,4 +232,4 @@ def gather(out, slots, places, orientations):  # type: ignore[no-untyped-def]
                 turn_squares(to, start, row_bytes, top, bottom, way)
             else:
                 copy_lines(to, start, row_bytes, top, bottom, way)
-    settle()
+    flush()

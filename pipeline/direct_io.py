@@ -17,8 +17,12 @@ from pathlib import Path
 import numpy as np
 
 BLOCK = 4 << 20  # bytes that are written together, at least
-ALIGNED = 4096  # every disk takes places, lengths and memory that are multiples of it
+ALIGNED = 4096  # nearly every disk takes places, lengths and memory that are multiples of it
+SETTLED_BY = 32 << 20  # bytes that may wait in the cache, where they go through it
 PAST_CACHE = getattr(os, "O_DIRECT", 0)  # Linux alone has it
+PRIVATE: dict[str, int] = (  # memory that a forked process does not share
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+)
 
 
 class DirectFile:
@@ -29,17 +33,13 @@ class DirectFile:
     """
 
     def __init__(self, path: Path, most: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self.past_cache = bool(PAST_CACHE)
-        try:
-            self.number = os.open(path, flags | PAST_CACHE, 0o666)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self.past_cache = False  # a file system that always keeps all in memory
-            self.number = os.open(path, flags, 0o666)
         self.filling, self.leaving = lend_blocks(BLOCK + most)
         self.filled = 0  # bytes of the former; the latter is being written
+        self.unsettled = 0  # bytes in the cache that the disk was not told to keep
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self.number = os.open(path, flags, 0o666)
+        self.past_cache = False
+        self.go_past_cache(True)
         self.writing: Future[None] | None = None
 
     def room(self, size: int) -> np.ndarray:
@@ -52,7 +52,7 @@ class DirectFile:
             part = rest[: len(self.filling) - self.filled]
             rest = rest[len(part) :]
             room = self.room(len(part))
-            if not np.may_share_memory(room, part):
+            if room.ctypes.data != part.ctypes.data:
                 room[...] = part
             self.filled += len(part)
             if self.filled >= BLOCK:
@@ -74,7 +74,7 @@ class DirectFile:
         whole = self.filled - self.filled % ALIGNED
         self.write(self.filling[:whole])
         if whole < self.filled:
-            self.through_cache()
+            self.go_past_cache(False)
             self.write(self.filling[whole : self.filled])
         self.filled = 0
 
@@ -86,23 +86,32 @@ class DirectFile:
             except OSError as error:
                 if error.errno != errno.EINVAL or not self.past_cache:
                     raise
-                self.through_cache()  # no such disk; or it is nearly full, and took half a page
-        if not self.past_cache:
-            getattr(os, "fdatasync", os.fsync)(self.number)  # so that little is left for the end
+                self.go_past_cache(False)  # no such disk; or it is full, and took half a page
+        self.unsettled += 0 if self.past_cache else len(data)
+        if self.unsettled >= SETTLED_BY:  # so that little is left to do at the end
+            getattr(os, "fdatasync", os.fsync)(self.number)
+            self.unsettled = 0
 
-    def through_cache(self) -> None:
-        """From now on, whatever its place and length."""
-        if self.past_cache:
-            import fcntl  # not on Windows, where nothing goes past it
+    def go_past_cache(self, past: bool) -> None:
+        """From now on, where the system can; if so, only whole pages can be written."""
+        if PAST_CACHE:
+            import fcntl  # not on Windows
 
-            flags = fcntl.fcntl(self.number, fcntl.F_GETFL)
-            fcntl.fcntl(self.number, fcntl.F_SETFL, flags & ~PAST_CACHE)
-            self.past_cache = False
+            flags = fcntl.fcntl(self.number, fcntl.F_GETFL) & ~PAST_CACHE
+            try:
+                fcntl.fcntl(self.number, fcntl.F_SETFL, flags | PAST_CACHE * past)
+                self.past_cache = past
+            except OSError:
+                self.past_cache = False
 
     def await_disk(self) -> None:
-        writing, self.writing = self.writing, None
-        if writing:
-            writing.result()
+        """Until nothing is being written; interrupted, it can be called again."""
+        if self.writing:
+            try:
+                self.writing.result()
+            finally:
+                if self.writing.done():
+                    self.writing = None
 
     def close(self) -> None:
         """Also after an error; what was not written is lost."""
@@ -125,7 +134,7 @@ def lend_blocks(size: int) -> tuple[np.ndarray, np.ndarray]:
         blocks = _free.pop()
         if len(blocks[0]) >= size:
             return blocks
-    one, other = (np.frombuffer(mmap.mmap(-1, size), np.uint8) for _ in range(2))
+    one, other = (np.frombuffer(mmap.mmap(-1, size, **PRIVATE), np.uint8) for _ in range(2))
     return one, other
 
 

@@ -148,11 +148,13 @@ def frames_on_disk(
         for path in later if later != raw.paths else ():  # not of a file that holds many frames
             paging.will_read(path)
         into = room()
+        into = anywhere if into is None else into
+        frame: np.ndarray | FrameError
         try:
-            into = anywhere if into is None else into
-            yield sources.read_alike(source.read_frame, raw, shape, into=into)
+            frame = sources.read_alike(source.read_frame, raw, shape, into=into)
         except FrameError as error:
-            yield archive.named_as(error, raw, name)
+            frame = archive.named_as(error, raw, name)
+        yield frame
 
 
 def keep_freed_memory() -> None:

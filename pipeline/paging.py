@@ -23,7 +23,7 @@ from pipeline.compiled import compiled
 ReadAhead = Literal["auto", "on", "off"]
 CAN_ADVISE = sys.platform == "linux"
 PAGE = mmap.PAGESIZE
-AT_MOST = 4 << 20  # bytes of a file
+FIRST_BYTES = 4 << 20  # bytes of a file
 
 _madvise = types.ExternalFunction("madvise", types.intc(types.intp, types.uintp, types.intc))
 
@@ -42,7 +42,7 @@ def will_need(starts: np.ndarray, lengths: np.ndarray) -> None:
 
 
 def will_read(path: Path) -> None:
-    """Begin to read a file, its first AT_MOST bytes, without waiting, where the system can."""
+    """Begin to read a file, its first FIRST_BYTES bytes, without waiting, where the system can."""
     if not CAN_ADVISE:
         return
     try:
@@ -50,7 +50,7 @@ def will_read(path: Path) -> None:
     except OSError:
         return
     try:
-        os.posix_fadvise(number, 0, AT_MOST, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(number, 0, FIRST_BYTES, os.POSIX_FADV_WILLNEED)
     except OSError:
         pass  # a pipe
     finally:

@@ -41,7 +41,7 @@ def chunks_per_frame(frame_shape: tuple[int, int, int], codec: str) -> int:
 
 
 class ShardWriter:
-    """Appends frames (C, H, W) float32 to a new shard file; memory for two blocks of a few."""
+    """Appends frames (C, H, W) float32 to a new shard file; memory for some of them."""
 
     def __init__(self, path: Path, frame_shape: tuple[int, int, int], codec: str) -> None:
         _, _, self.h, self.w = chunk_shape(frame_shape, codec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from pipeline import direct_io, paging
 from pipeline.direct_io import ALIGNED, DirectFile
+
+fcntl = pytest.importorskip("fcntl")  # on Windows all goes through the cache
 
 
 @pytest.fixture
@@ -57,19 +60,58 @@ def test_lengths_at_the_edge_of_a_page_or_a_block(tmp_path, length):
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.skipif(not direct_io.PAST_CACHE, reason="this system writes nothing past the cache")
 def test_a_file_system_that_cannot_do_it(tmp_path, monkeypatch):
-    opened, real = [], os.open
+    asked, settled, real = [], [], fcntl.fcntl
 
-    def without(path: Path, flags: int, mode: int = 0o777) -> int:
-        opened.append(flags)
-        if flags & direct_io.PAST_CACHE:
+    def without(file: int, what: int, flags: int = 0) -> int:
+        if what == fcntl.F_SETFL and flags & direct_io.PAST_CACHE:
+            asked.append(flags)
             raise OSError(errno.EINVAL, "Invalid argument")
-        return real(path, flags, mode)
+        return real(file, what, flags)
 
-    monkeypatch.setattr(direct_io, "PAST_CACHE", os.O_SYNC)  # on every system
-    monkeypatch.setattr(os, "open", without)
+    monkeypatch.setattr(fcntl, "fcntl", without)
+    monkeypatch.setattr(os, "fdatasync", settled.append)
+    monkeypatch.setattr(direct_io, "SETTLED_BY", 20_000)
     assert write(tmp_path / "x", [noise(50_000)]) == noise(50_000)
-    assert len(opened) == 2
+    assert len(asked) == 1
+    assert len(settled) == 2  # the disk begins before the end
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_who_is_interrupted_while_the_disk_writes_still_waits_for_it(tmp_path, monkeypatch):
+    """Else the block would be another file's while it is being written."""
+    let_go, real = threading.Event(), os.write
+
+    def slow(file: int, data: memoryview) -> int:
+        let_go.wait(10)
+        return real(file, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    file = DirectFile(tmp_path / "x", 0)
+    file.append(noise(2 * ALIGNED))
+    with monkeypatch.context() as patch:
+        patch.setattr(file.writing, "result", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            file.append(noise(2 * ALIGNED))
+    threading.Timer(0.2, let_go.set).start()
+    file.close()
+    assert let_go.is_set()
+    assert (tmp_path / "x").read_bytes() == noise(2 * ALIGNED)
+
+
+def test_a_forked_process_has_blocks_of_its_own(tmp_path):
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    file = DirectFile(tmp_path / "x", 100)
+    file.room(100)[...] = 1
+    child = os.fork()
+    if not child:
+        file.room(100)[...] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (file.room(100) == 1).all()
+    file.close()
 
 
 @pytest.mark.usefixtures("small_blocks")

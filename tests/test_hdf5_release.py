@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -136,9 +137,19 @@ def test_a_cut_file_is_left_to_hdf5(tmp_path):
         hdf5_release.form(bytes(cut), NAMES)  # whatever it says, it raises nothing
 
 
+def with_much(path: Path) -> bytes:
+    """Of a file that may grow, whose header goes on elsewhere and has the time of its change."""
+    whole = write(path, chunks=(23, 35), maxshape=(45, 80), track_times=True)
+    with h5py.File(whole, "a") as file:
+        for number in range(20):
+            file["Infrared"].attrs[f"note {number}"] = np.bytes_(b"as long as it takes")
+    is_as_hdf5_says(whole)
+    return whole.read_bytes()
+
+
 def test_no_byte_of_the_headers_makes_it_raise(tmp_path):
     """What it then says is compared with HDF5 in test_hdf5_image.py."""
-    whole = write(tmp_path / "x.h5", chunks=(23, 35)).read_bytes()
+    whole = with_much(tmp_path / "x.h5")
     for place in range(2000):
         for value in (0, 1, 127, 255, whole[place] ^ 4):
             changed = bytearray(whole)
@@ -156,3 +167,54 @@ def test_the_release_s_own_files_are_not_opened_by_hdf5(tmp_path, monkeypatch):
     pixels, units = hdf5_image.read(path, NAMES)
     np.testing.assert_array_equal(pixels, PIXELS.astype(np.float32))
     assert units == "K"
+
+
+def changed(whole: bytes, old: bytes, new: bytes, behind: int = 0) -> bytes:
+    """With one piece replaced, that many bytes behind where `old` first stands."""
+    place = whole.index(old) + behind
+    assert place >= behind
+    return whole[:place] + new + whole[place + len(new) :]
+
+
+SIDES = struct.pack("<4Q", 45, 70, 45, 80)  # and the most that they may become
+TIME = struct.pack("<HHB3x", 18, 8, 0)
+TREE = b"TREE\1"
+HARM = {
+    "taller than it may be": (SIDES, struct.pack("<2Q", 46, 70), 0),
+    "another version of the time": (TIME, b"\3", 8),
+    "an end between two chunks": (TREE, b"\x47", 24 + 4 * 40 + 16),
+    "a header that goes on beyond all numbers": (struct.pack("<HHB3x", 16, 16, 0), b"\xff", 15),
+    "a chunk longer than the file": (TREE, struct.pack("<I", 2**31), 24),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_what_hdf5_refuses_is_not_taken_for_an_image(tmp_path, harm):
+    whole = with_much(tmp_path / "x.h5")
+    old, new, behind = HARM[harm]
+    assert hdf5_release.form(changed(whole, old, new, behind), NAMES) is None
+
+
+def test_chunks_that_lie_in_one_another_are_refused(tmp_path):
+    whole = with_much(tmp_path / "x.h5")
+    size = struct.pack("<I", len(whole) - 6000)
+    for entry in range(4):
+        whole = changed(whole, TREE, size, 24 + entry * 40)
+        whole = changed(whole, TREE, struct.pack("<Q", 6000), 24 + entry * 40 + 32)
+    assert hdf5_release.form(whole, NAMES) is None
+
+
+def test_a_text_that_the_header_cuts_off_is_refused(tmp_path):
+    whole = write(tmp_path / "x.h5", units=np.bytes_(b"K" * 8)).read_bytes()
+    assert hdf5_release.form(whole, NAMES) is not None
+    assert hdf5_release.form(changed(whole, b"\x13\1\0\0\x08", b"\x20", 4), NAMES) is None
+
+
+def test_millions_of_chunks_cost_nothing(tmp_path):
+    whole = write(tmp_path / "x.h5").read_bytes()
+    whole = changed(whole, struct.pack("<4Q", 45, 70, 45, 70), struct.pack("<4Q", *4 * [4096]))
+    whole = changed(whole, struct.pack("<3I", 16, 32, 8), struct.pack("<3I", 1, 1, 8))
+    tracemalloc.start()
+    assert hdf5_release.form(whole, NAMES) is None
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

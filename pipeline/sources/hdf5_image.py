@@ -126,8 +126,9 @@ def content(path: Path) -> bytes:
 
 def memory(shape: tuple[int, ...], into: np.ndarray | None) -> np.ndarray:
     """For the image: `into`, if it has that shape."""
-    fits = into is not None and into.shape == shape
-    return into if into is not None and fits else np.empty(shape, np.float32)
+    if into is not None and into.shape == shape:
+        return into
+    return np.empty(shape, np.float32)
 
 
 @compiled

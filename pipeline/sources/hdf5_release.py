@@ -27,7 +27,7 @@ NOWHERE = 2**64 - 1  # an address
 HEADER = Struct("<BxHII4x")  # version, messages, references, bytes
 MESSAGE = Struct("<HHB3x")  # kind, bytes, flags
 SPACE, TYPE, FILL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUED, MEMBERS = 1, 3, 5, 8, 11, 12, 16, 17
-IDLE = (0, 18)  # room, and the time of the last change
+NOTHING, CHANGED = 0, 18  # room; the time of the last change
 SIDES = Struct("<4B4x2Q")
 CHUNKED = Struct("<3BQ3Ix")
 TEXT = Struct("<BxHHH")
@@ -36,9 +36,11 @@ FLOATS: dict[bytes, np.dtype] = {
     bytes.fromhex("11203f000800000000004000340b0034ff03000000000000"): np.dtype("<f8"),
     bytes.fromhex("11201f000400000000002000170800177f00000000000000"): np.dtype("<f4"),
 }
+TIME = bytes.fromhex("01000000")
 NO_FILL = bytes.fromhex("0203020100000000")
 DEFLATE = bytes.fromhex("01010000000000000100080001000100") + b"deflate\0"  # then its level
 NODE = Struct("<4sBBH2Q")
+MOST_CHUNKS = 64  # that one node of a tree has room for
 CHUNK = Struct("<2I4Q")  # bytes, filters left out, corner, address
 END = Struct("<2I3Q")  # of all chunks
 
@@ -109,17 +111,22 @@ def described(file: bytes) -> Form | None:
             if name in texts:
                 return None
             texts[name] = text
-        elif kind not in IDLE:
+        elif kind == CHANGED:
+            if data[:4] != TIME or len(data) != 8:
+                return None
+        elif kind != NOTHING:
             if kind in found:
                 return None
             found[kind] = data
     if set(found) != {SPACE, TYPE, FILL, LAYOUT, FILTERS}:
         return None
     *about, H, W = SIDES.unpack(found[SPACE][: SIDES.size])
+    most = struct.unpack(f"<{2 * about[2]}Q", found[SPACE][SIDES.size :])  # that they may grow to
     *kind_of_layout, tree, h, w, itemsize = CHUNKED.unpack(found[LAYOUT])
     dtype = FLOATS[found[TYPE]]
     known = (
-        about in ([1, 2, 0, 0], [1, 2, 1, 0])  # without or with the most that it may grow to
+        about in ([1, 2, 0, 0], [1, 2, 1, 0])
+        and all(side <= limit for side, limit in zip((H, W), most, strict=False))
         and kind_of_layout == [3, 2, 3]
         and itemsize == dtype.itemsize
         and 0 < min(H, W, h, w) <= max(H, W, h, w) <= LARGEST_SIDE
@@ -128,8 +135,10 @@ def described(file: bytes) -> Form | None:
     )
     if not known:
         return None
-    corners = list(product(range(0, H, h), range(0, W, w)))
-    places = chunks(file, tree, corners)
+    rows, columns = range(0, H, h), range(0, W, w)
+    if len(rows) * len(columns) > MOST_CHUNKS:
+        return None
+    places = chunks(file, tree, list(product(rows, columns)), (h, w, itemsize))
     return Form((H, W), (h, w), dtype, places, texts.get(b"units", ""))
 
 
@@ -151,6 +160,8 @@ def messages(file: bytes) -> Iterator[tuple[int, bytes]]:
                 raise ValueError
             if kind == CONTINUED:
                 at, size = struct.unpack("<2Q", data)
+                if at + size > len(file):
+                    raise ValueError
                 blocks.append((at, at + size))
             else:
                 yield kind, data
@@ -169,22 +180,28 @@ def attribute(data: bytes) -> tuple[bytes, str]:
     before += struct.pack("<2B2xI", 0x13, ends & 1, length) + SCALAR
     text = data[len(before) : len(before) + length]
     plain = text.rstrip(b"\0")
-    if data != before + padded(text) or b"\0" in plain or length > LONGEST_UNITS:
+    if data != before + padded(text) or len(text) != length or length > LONGEST_UNITS:
         raise ValueError
-    if name.find(b"\0") != len(name) - 1:
+    if b"\0" in plain or name.find(b"\0") != len(name) - 1:
         raise ValueError
     return name[:-1], plain.decode("ascii").strip()
 
 
 def chunks(
-    file: bytes, tree: int, corners: Sequence[tuple[int, int]]
+    file: bytes, tree: int, corners: Sequence[tuple[int, int]], sides: tuple[int, int, int]
 ) -> dict[tuple[int, int], slice]:
-    """Where each chunk lies in the file. Raises ValueError for a tree that is not theirs alone."""
+    """Where each chunk lies in the file. Raises ValueError for a tree that is not theirs alone.
+
+    sides: of a chunk, the bytes of a pixel being the third.
+    """
     if not file.startswith(NODE.pack(b"TREE", 1, 0, len(corners), NOWHERE, NOWHERE), tree):
         raise ValueError
     first = tree + NODE.size
     behind = first + len(corners) * CHUNK.size
-    if END.unpack_from(file, behind)[2:] <= (*corners[-1], 0):  # HDF5 would not find the last
+    end = END.unpack_from(file, behind)[2:]
+    if end <= (*corners[-1], 0) or any(at % side for at, side in zip(end, sides, strict=True)):
+        raise ValueError  # HDF5 would not find the last
+    if tree + NODE.size + MOST_CHUNKS * CHUNK.size + END.size > len(file):
         raise ValueError
     places = {}
     entries = CHUNK.iter_unpack(file[first:behind])
@@ -192,4 +209,6 @@ def chunks(
         if left_out or place != [*corner, 0] or at + length > len(file):
             raise ValueError
         places[corner] = slice(at, at + length)
+    if sum(place.stop - place.start for place in places.values()) > len(file):
+        raise ValueError  # some lie in one another
     return places
