@@ -590,8 +590,8 @@ def anonymous(data: Data, tracks: int, crops: int) -> tuple[float, float]:
     """MiB of this process's own, after the first batches and at the end of the epoch."""
     made = loader(data.tracks()[:tracks], min(128, data.size), samples=crops)
     batches = iter(made.epoch(0))
-    for _ in range(8 * made.together):  # until as many lie ready as ever will
-        next(batches)
+    for _ in itertools.islice(batches, 8 * made.together):  # until as many lie ready as ever will
+        pass
     before = status("RssAnon")
     for _ in batches:
         pass
