@@ -18,6 +18,9 @@ from pipeline.sources.synthetic import Storm, write_tree
 
 # A console keeps the width that it finds when it is made; tests give theirs each time
 os.environ.pop("COLUMNS", None)
+# A script's background job ignores Ctrl-C, and so would all that the tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUM = Path("/usr/bin/chromium")
 START = datetime(2021, 7, 19, tzinfo=UTC)
