@@ -144,11 +144,13 @@ def frames_on_disk(
     anywhere = np.empty(shape, np.float32) if shape else None
     frames = job.raw.frames
     for number, (raw, name) in enumerate(zip(frames, named.frames, strict=True)):
-        later = frames[number + READ_AHEAD].paths if number + READ_AHEAD < len(frames) else ()
-        for path in later if later != raw.paths else ():  # not of a file that holds many frames
-            paging.will_read(path)
+        for later in frames[number + READ_AHEAD : number + READ_AHEAD + 1]:
+            if later.paths != raw.paths:  # else it is a file that holds many frames
+                for path in later.paths:
+                    paging.will_read(path)
         into = room()
-        into = anywhere if into is None else into
+        if into is None:
+            into = anywhere
         frame: np.ndarray | FrameError
         try:
             frame = sources.read_alike(source.read_frame, raw, shape, into=into)

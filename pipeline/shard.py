@@ -69,20 +69,16 @@ class ShardWriter:
             )
         for tile in self.tiles(frame):
             data = np.ascontiguousarray(tile, "<f4")
-            parts = [self.codec.encode(data)] if self.codec else [data, crc(data)]
-            length = 0
-            for part in parts:
-                length += self.write(part)
-            self.index.append((self.size - length, length))
+            begin = self.size
+            for part in [self.codec.encode(data)] if self.codec else [data, crc(data)]:
+                self.write(part)
+            self.index.append((begin, self.size - begin))
 
-    def write(self, data: Any) -> int:
-        """Returns the number of bytes."""
+    def write(self, data: Any) -> None:
         if self.codec:
             self.crc = google_crc32c.extend(self.crc, data)
-        length = memoryview(data).nbytes
         self.file.append(data)
-        self.size += length
-        return length
+        self.size += memoryview(data).nbytes
 
     def tiles(self, frame: np.ndarray) -> Iterator[np.ndarray]:
         """Row by row; beyond the frame's edge a tile is padded with the fill value, NaN."""
